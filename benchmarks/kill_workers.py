@@ -46,10 +46,12 @@ class Outcome:
     @property
     def weights(self) -> bytes:
         """The final weights, as bytes."""
-        import torch
+        from scaler.runs import RunFolder
+        from scaler.training.checkpoints.files import complete_checkpoints
+        from scaler.training.checkpoints.state import load_checkpoint
 
-        newest = max((self.folder / "checkpoints").glob("*.pt"))
-        model = torch.load(newest, weights_only=True)["model"]
+        folder = RunFolder(str(self.folder))
+        model = load_checkpoint(folder, complete_checkpoints(folder)[-1])["model"]
         return b"".join(tensor.numpy().tobytes() for _, tensor in sorted(model.items()))
 
 

@@ -219,7 +219,7 @@ def faults_of(folder: Path, expected: str, measured: Measurement, workers: int) 
     reported = len(report.get("workers", ()))
     return [
         *([f"the run is {state}, not {expected}"] if state != expected else []),
-        *(["there is no checkpoint"] if not any(run.glob("checkpoints/*.pt")) else []),
+        *(["there is no checkpoint"] if not any(run.glob("checkpoints/*.json")) else []),
         *([f"the report has {reported} workers"] if reported != workers else []),
         *([f"{measured.attempts} attempts"] if measured.attempts != 1 else []),
         *([f"exit code {measured.exit_code}"] if measured.exit_code not in (0, 130) else []),

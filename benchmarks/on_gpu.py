@@ -35,6 +35,8 @@ from scaler.job import Job, parse_job
 from scaler.metrics.events import Event, MicroBatchHalved, of_type
 from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder
+from scaler.training.checkpoints.files import complete_checkpoints
+from scaler.training.checkpoints.state import load_checkpoint
 
 HERE = Path(__file__).resolve().parent
 STEPS, OVERFLOW_AT = 60, 3
@@ -95,9 +97,7 @@ class Trained:
 
     def state(self) -> dict[str, Any]:
         """The newest checkpoint."""
-        newest = max(Path(self.folder.uri, "checkpoints").glob("*.pt"))
-        found: dict[str, Any] = torch.load(newest, weights_only=True)
-        return found
+        return load_checkpoint(self.folder, complete_checkpoints(self.folder)[-1])
 
 
 @dataclass(frozen=True, kw_only=True)

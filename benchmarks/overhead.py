@@ -5,9 +5,10 @@ of one embedded Ray cluster with one torch thread each. They take turns, in the 
 everything between the start of an early step and the start of the last one (see ``stopwatch``): on scaler's side the
 records and their upload too, but neither evaluation nor checkpoints, which the plain loop does not have; both are set
 to the very end. Memory is the largest resident set of a worker, the end included. Each training gets new processes.
+The sharded transformer is compared with torch's ``fully_shard`` on the same blocks; both sides clip the gradient.
 Ray gives its workers a niceness of 15, so other processes on the machine have priority; here it is 0, on both sides.
 
-Run: python benchmarks/overhead.py [--pairs 5] [--only digits]
+Run: python benchmarks/overhead.py [--pairs 5] [--only digits|transformer|sharded]
 """
 
 import argparse
@@ -45,6 +46,7 @@ class Case:
     epochs: int
     warmup_steps: int
     least_ratio: float  # the goal: at least
+    sharded: bool = False  # strategy: fsdp, against fully_shard
 
 
 CASES = (
@@ -62,7 +64,16 @@ CASES = (
         warmup_steps=16,
         least_ratio=0.98,
     ),
+    Case(
+        name="sharded",
+        job_file=HERE / "transformer/job.yaml",
+        epochs=4,
+        warmup_steps=16,
+        least_ratio=0.95,
+        sharded=True,
+    ),
 )
+CLIP = 1.0  # of the sharded case
 MOST_MEMORY_MIB = 64.0
 
 
@@ -113,6 +124,8 @@ def prepared(case: Case, *, notes: Path, storage: str) -> tuple[Job, Plan, dict[
     epochs = {"epochs": float(case.epochs)}
     values = job.model_dump()
     values["train"] |= {**epochs, "eval_every": epochs}
+    if case.sharded:
+        values["train"] |= {"strategy": "fsdp", "clip_grad_norm": CLIP}
     values["checkpoint"]["every"] = epochs
     values["storage"] = storage
     steps = make_plan(Job.model_validate(values), WORKERS).total_steps
@@ -143,6 +156,7 @@ def plainly(job: Job, plan: Plan, arguments: dict[str, Any]) -> None:
         "epochs": int(job.train.epochs or 0),
         "threads": 1,
         "report": False,
+        "sharded_clip": job.train.clip_grad_norm if job.train.strategy == "fsdp" else None,
     }
     fit(config, workers=WORKERS, storage=job.storage)
 

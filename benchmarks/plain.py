@@ -1,4 +1,4 @@
-"""The loop that the benchmarks compare with: Ray Train and DDP as in the tutorials of Ray and torch.
+"""The loop that the benchmarks compare with: Ray Train and DDP or FSDP2 as in the tutorials of Ray and torch.
 
 ``python benchmarks/plain.py CONFIG.json`` runs it as a script of its own, with Ray's default settings.
 """
@@ -14,6 +14,7 @@ import ray.train.torch
 import torch
 from ray.train.torch import TorchTrainer
 from stopwatch import build
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
@@ -24,13 +25,18 @@ def train_loop(config: dict[str, Any]) -> None:
 
     Args:
         config: ``recipe`` (arguments of ``stopwatch.build``), ``optimizer``, ``batch_size`` of one worker, ``epochs``,
-            ``threads`` (None: Ray's choice) and ``report`` (whether to report the loss after each epoch).
+            ``threads`` (None: Ray's choice) and ``report`` (whether to report the loss after each epoch). With
+            ``sharded_clip``, the model's blocks are sharded, and the gradient's norm is clipped to it.
     """
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     torch.manual_seed(0)
     recipe = build(**config["recipe"])
-    model = ray.train.torch.prepare_model(recipe.model)
+    clip = config.get("sharded_clip")
+    model = recipe.model if clip is not None else ray.train.torch.prepare_model(recipe.model)
+    if clip is not None:
+        for module in (*model.blocks, model):
+            fully_shard(module)
     loader = DataLoader(recipe.train_data, batch_size=config["batch_size"], shuffle=True)
     loader = ray.train.torch.prepare_data_loader(loader)  # adds a DistributedSampler
     options = dict(config["optimizer"])
@@ -42,6 +48,8 @@ def train_loop(config: dict[str, Any]) -> None:
             loss = recipe.loss(model, batch)
             optimizer.zero_grad()
             loss.backward()
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
         if config["report"]:
             ray.train.report({"epoch": epoch, "loss": loss.item()})

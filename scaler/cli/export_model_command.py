@@ -11,11 +11,11 @@ from scaler.cli.paths import UserPath
 
 @click.command("export-model")
 @run_argument
-@click.argument("file", metavar="FILE", type=UserPath())
+@click.argument("file", metavar="[FILE]", required=False, type=UserPath())
 @click.option(
     "--format",
     type=click.Choice(["torch", "safetensors"]),
-    help="Format of FILE. Default: by the end of its name: .pt, .pth, .bin or .safetensors.",
+    help="Format of FILE. Default: by the end of its name: .pt, .pth, .bin or .safetensors. Needed without FILE.",
 )
 @click.option(
     "--which",
@@ -35,7 +35,7 @@ from scaler.cli.paths import UserPath
 @cluster_option
 def command(
     run: str,
-    file: Path,
+    file: Path | None,
     format: Any,
     which: str,
     ema: bool | None,
@@ -46,7 +46,8 @@ def command(
     """Write the weights of a run to a file, with a model card beside it.
 
     RUN is a run's id, its folder or URI, or: last. The names in FILE are those of the model that the recipe builds. The
-    card has the same name as FILE, with the end .md.
+    card has the same name as FILE, with the end .md. Without FILE, both have the run's id as their name, in the current
+    folder.
     """
     from scaler.api.export_model import export_model
     from scaler.api.find import readable_run

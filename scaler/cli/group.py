@@ -36,6 +36,8 @@ COMMANDS = {
     "schema": "Print the JSON Schema of job files, for editors.",
 }
 
+ALIASES = {"export-checkpoint": "export-model"}  # names that other tools use for a command; --help does not list them
+
 
 class _LazyGroup(click.Group):
     """A group that imports the module of a command when the command is run."""
@@ -44,6 +46,7 @@ class _LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"scaler.cli.{cmd_name.replace('-', '_')}_command")
@@ -59,7 +62,7 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in {*COMMANDS, *ALIASES} and not args[0].startswith("-"):
             from scaler.core.nearest import did_you_mean
 
             hint = did_you_mean(args[0], COMMANDS)

@@ -118,7 +118,12 @@ def _outcomes(
 
 def _job_at(size: int | None, job_path: Path, overrides: Sequence[str]) -> tuple[Job, int | None]:
     """Return the job and the number of workers to plan for. An elastic job stays elastic at each size in its range."""
-    job = load_job(job_path, overrides=overrides)
+    try:
+        job = load_job(job_path, overrides=overrides)
+    except JobFileError:
+        if size is None:
+            raise
+        return load_job(job_path, overrides=overrides, workers=size), None  # a mesh that is for this number only
     if size is None or (job.scale.is_elastic and job.scale.min_workers <= size <= job.scale.max_workers):
         return job, size
     return load_job(job_path, overrides=overrides, workers=size), None

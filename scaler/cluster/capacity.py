@@ -68,14 +68,17 @@ def reachable_nodes(nodes: list[Node]) -> list[Node]:
         return [node for node, is_there in zip(nodes, pool.map(answers, nodes), strict=True) if is_there]
 
 
-def count_workers(nodes: list[Node], need: Mapping[str, float], *, held: Mapping[str, int], most: int) -> int:
-    """Return how many workers the nodes can hold, at most ``most``.
+def count_workers(
+    nodes: list[Node], need: Mapping[str, float], *, held: Mapping[str, int], most: int, step: int = 1
+) -> int:
+    """Return how many workers the nodes can hold, at most ``most`` and a multiple of ``step``.
 
     Args:
         nodes: where workers may run.
         need: amount by resource that a worker needs.
         held: number of the group's workers by node id; ``free`` does not contain what they use.
-        most: the largest number to return.
+        most: the largest number to return; a multiple of ``step``.
+        step: what the job's mesh needs a multiple of.
 
     Example:
         >>> nodes = [Node(node_id="a", host="", port=0, free={"CPU": 1.5}), Node(node_id="b", host="", port=0, free={})]
@@ -85,7 +88,8 @@ def count_workers(nodes: list[Node], need: Mapping[str, float], *, held: Mapping
     need = {name: amount for name, amount in need.items() if amount}
     if not need:
         return most
-    return min(sum(held.get(node.node_id, 0) + _workers_in(node.free, need) for node in nodes), most)
+    fit = min(sum(held.get(node.node_id, 0) + _workers_in(node.free, need) for node in nodes), most)
+    return fit // step * step
 
 
 def local_cpus() -> float:
@@ -100,6 +104,7 @@ def require_resources(
     gpus_per_worker: float,
     nodes: Sequence[Mapping[str, float]],
     owner: str | None = None,
+    step: int = 1,
 ) -> None:
     """Refuse a job that a cluster is too small for.
 
@@ -109,13 +114,14 @@ def require_resources(
         gpus_per_worker: GPUs that one worker needs.
         nodes: ``CPU`` and ``GPU`` of each node; a worker runs on one node.
         owner: the text of the error before the amounts, such as "this machine has"; None: made from ``nodes``.
+        step: what the job's mesh needs a multiple of.
 
     Raises:
         ClusterError: says what the job needs and what the cluster has.
     """
     need = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
     need = {name: amount for name, amount in need.items() if amount}
-    fit = _fitting(need, nodes)
+    fit = _fitting(need, nodes) // step * step
     if fit >= workers:
         return
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in need}
@@ -136,13 +142,14 @@ def require_resources(
     raise ClusterError(f"{subject} {needed}, and {owner} {present}.", " ".join(remedies))
 
 
-def require_memory(*, workers: int, forks: bool, free_gib: float | None) -> None:
+def require_memory(*, workers: int, forks: bool, free_gib: float | None, step: int = 1) -> None:
     """Refuse a job whose workers do not fit into the memory of this machine, before they load a model or data.
 
     Args:
         workers: the smallest number of workers that the job may run with.
         forks: whether the workers are forks of one process, and share what they import.
         free_gib: memory that is free, in GiB; None: not known, and nothing is refused.
+        step: as in ``require_resources``.
 
     Raises:
         ClusterError: says how much memory is needed and free, and how many workers fit.
@@ -151,7 +158,7 @@ def require_memory(*, workers: int, forks: bool, free_gib: float | None) -> None
     needed_gib = CLUSTER_GIB + workers * each_gib
     if free_gib is None or needed_gib <= free_gib:
         return
-    fit = floor((free_gib - CLUSTER_GIB) / each_gib)
+    fit = floor((free_gib - CLUSTER_GIB) / each_gib) // step * step
     subject = f"{workers} workers need" if workers > 1 else "1 worker needs"
     raise ClusterError(
         f"{subject} {needed_gib:.1f} GiB of memory without their model and data, and this machine has {free_gib:.1f} "

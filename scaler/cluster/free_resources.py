@@ -8,6 +8,7 @@ from scaler.cluster.capacity import count_workers, require_resources, usable_nod
 from scaler.cluster.gpus import SHARE_OF_TYPE, TYPE, with_type
 from scaler.errors import ClusterError
 from scaler.job import Job
+from scaler.job.mesh import workers_step
 
 POLL_S = 0.5
 REPORTED_S = 10.0  # a cluster that has just started has looked at its nodes within this time
@@ -43,7 +44,9 @@ def require_free_resources(
     is_too_small = None
     try:
         of_type = with_type(nodes, resources.accelerator_type)
-        require_resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, nodes=of_type)
+        require_resources(
+            workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, nodes=of_type, step=workers_step(job)
+        )
     except ClusterError as error:
         if embedded or not has_autoscaler():
             raise

@@ -14,6 +14,7 @@ from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.progress_file import progress_dict
 from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.job import Job
+from scaler.job.mesh import workers_step
 from scaler.job.runtime_env import job_environment, not_used_text
 from scaler.masking import mask_text
 from scaler.metrics.events import Event, Resumed
@@ -243,9 +244,11 @@ def _require_cluster(job: Job, address: str | None) -> None:
             gpus_per_worker=gpus,
             nodes=[node],
             owner="this machine has",
+            step=workers_step(job),
         )
     if address is None:
-        require_memory(workers=job.scale.min_workers, forks=can_fork(job), free_gib=free_memory_gib())
+        forks, free_gib = can_fork(job), free_memory_gib()
+        require_memory(workers=job.scale.min_workers, forks=forks, free_gib=free_gib, step=workers_step(job))
 
 
 def _run_on_ray(

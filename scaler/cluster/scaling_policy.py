@@ -42,13 +42,14 @@ class FixedWithoutAutoscaler(FixedScalingPolicy):
 
 
 class ElasticPolicy(ElasticScalingPolicy):
-    """Resizes a group between ``min_workers`` and ``max_workers`` without losing a step.
+    """Resizes a group between ``min_workers`` and ``max_workers``, in steps of ``step``, without losing a step.
 
     A group that is to have another size is asked to save and leave; then the failure policy starts it again with the
     new size.
 
     Args:
         scaling_config: Ray Train's.
+        step: the number of workers is a multiple of it, as the job's mesh needs.
         collector: the collector's actor handle.
         steady_s: a group is resized when the new size has been possible, and the group has run, for this many seconds.
         patience_s: how many seconds the cluster may be too small for the job before the run ends.
@@ -56,10 +57,17 @@ class ElasticPolicy(ElasticScalingPolicy):
     """
 
     def __init__(
-        self, scaling_config: Any, *, collector: Any, steady_s: float, patience_s: float, asks_for_nodes: bool
+        self,
+        scaling_config: Any,
+        *,
+        step: int,
+        collector: Any,
+        steady_s: float,
+        patience_s: float,
+        asks_for_nodes: bool,
     ) -> None:
         super().__init__(scaling_config)
-        self._collector = collector
+        self._step, self._collector = step, collector
         self._steady_s, self._patience_s, self._asks_for_nodes = steady_s, patience_s, asks_for_nodes
         self._held: Counter[str] = Counter()  # workers of the group by node
         self._checked_at = float("-inf")
@@ -141,4 +149,4 @@ class ElasticPolicy(ElasticScalingPolicy):
     def _count(self, *, only_reachable: bool) -> int:
         nodes = reachable_nodes(usable_nodes()) if only_reachable else usable_nodes()
         need = self.scaling_config._resources_per_worker_not_none
-        return count_workers(nodes, need, held=self._held, most=self.scaling_config.max_workers)
+        return count_workers(nodes, need, held=self._held, most=self.scaling_config.max_workers, step=self._step)

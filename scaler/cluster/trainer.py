@@ -25,6 +25,7 @@ from scaler.cluster.scaling_policy import ElasticPolicy, FixedWithoutAutoscaler
 from scaler.cluster.termination import NoteTermination
 from scaler.cluster.worker import work
 from scaler.job import Job
+from scaler.job.mesh import workers_step
 
 # Parts of Ray Train that scaler's runs do not need; each would start a process of one to two CPU seconds. scaler does
 # not use Ray Data, and a recipe's relative paths mean the same on a worker as in this process. The placement group
@@ -71,6 +72,7 @@ class _Trainer(DataParallelTrainer):
         super().__init__(_work, **options)
         self._hang_timeout_s, self._collector, self._embedded = job.failures.hang_timeout_s, collector, embedded
         self._patience_s, self._most_workers = job.resources.wait_s, job.scale.max_workers
+        self._step = workers_step(job)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -89,6 +91,7 @@ class _Trainer(DataParallelTrainer):
         if config.elasticity_enabled:
             options["scaling_policy"] = ElasticPolicy(
                 config,
+                step=self._step,
                 collector=self._collector,
                 steady_s=_seconds(RESIZE_CHECK_S),
                 patience_s=self._patience_s,

@@ -20,15 +20,15 @@ class Batch:
     grad_accum_steps: int  # forward/backwards per worker
 
 
-def weak_batch(*, num_workers: int, per_worker_batch_size: int, grad_accum_steps: int) -> Batch:
+def weak_batch(*, data_parallel_size: int, per_worker_batch_size: int, grad_accum_steps: int) -> Batch:
     """Return the batch that grows with the workers (weak scaling).
 
     Example:
-        >>> weak_batch(num_workers=2, per_worker_batch_size=64, grad_accum_steps=2).global_batch_size
+        >>> weak_batch(data_parallel_size=2, per_worker_batch_size=64, grad_accum_steps=2).global_batch_size
         256
     """
     return Batch(
-        global_batch_size=num_workers * per_worker_batch_size * grad_accum_steps,
+        global_batch_size=data_parallel_size * per_worker_batch_size * grad_accum_steps,
         per_worker_batch_size=per_worker_batch_size,
         grad_accum_steps=grad_accum_steps,
     )
@@ -36,7 +36,7 @@ def weak_batch(*, num_workers: int, per_worker_batch_size: int, grad_accum_steps
 
 def strong_batch(
     *,
-    num_workers: int,
+    data_parallel_size: int,
     global_batch_size: int,
     per_worker_batch_size: int | None,
     grad_accum_steps: int | None,
@@ -44,7 +44,7 @@ def strong_batch(
     """Return a fixed global batch shared among the workers (strong scaling).
 
     Args:
-        num_workers: number of workers that share it, >= 1.
+        data_parallel_size: number of workers that share it, >= 1; those that work on the same samples count once.
         global_batch_size: samples per optimizer step, >= 1; need not be a multiple of anything.
         per_worker_batch_size: the most samples in one forward/backward; None: no limit.
         grad_accum_steps: forward/backwards per step; None: as few as ``per_worker_batch_size`` allows.
@@ -53,16 +53,18 @@ def strong_batch(
         PlanError: ``grad_accum_steps`` micro-steps of ``per_worker_batch_size`` cannot hold a worker's share.
 
     Example:
-        >>> strong_batch(num_workers=3, global_batch_size=256, per_worker_batch_size=32, grad_accum_steps=None)
+        >>> strong_batch(
+        ...     data_parallel_size=3, global_batch_size=256, per_worker_batch_size=32, grad_accum_steps=None
+        ... )
         Batch(global_batch_size=256, per_worker_batch_size=29, grad_accum_steps=3)
     """
-    share = ceil(global_batch_size / num_workers)
+    share = ceil(global_batch_size / data_parallel_size)
     cap = share if per_worker_batch_size is None else per_worker_batch_size
     steps = ceil(share / cap) if grad_accum_steps is None else grad_accum_steps
     if steps * cap < share:
         raise PlanError(
-            f"scale.global_batch_size = {global_batch_size} gives each of {num_workers} workers up to {share} "
-            f"samples, but {steps} micro-steps of at most {cap} hold {steps * cap}.",
+            f"scale.global_batch_size = {global_batch_size} in {data_parallel_size} shares gives each worker up to "
+            f"{share} samples, but {steps} micro-steps of at most {cap} hold {steps * cap}.",
             f"Leave scale.grad_accum_steps out, or set it to {ceil(share / cap)} or more.",
         )
     return Batch(global_batch_size=global_batch_size, per_worker_batch_size=ceil(share / steps), grad_accum_steps=steps)
@@ -95,6 +97,12 @@ def micro_batch_bounds(
 
     Shares differ by at most one sample, and so do the micro-batches of a share. With fewer samples than workers, some
     workers have no samples; their list is empty.
+
+    Args:
+        step_samples: samples in the step, over all workers.
+        world_size: workers that share the step; those that work on the same samples count once.
+        rank: of the worker among these, in [0, world_size).
+        grad_accum_steps: the most micro-batches of a share.
 
     Example:
         >>> [micro_batch_bounds(7, world_size=2, rank=rank, grad_accum_steps=2) for rank in (0, 1)]

@@ -66,6 +66,10 @@ class OptimizerFacts:
             is the share of this average in the weights that are trained.
         takes_matrices: whether it trains parameters with two dimensions only, and needs another optimizer beside it.
         no_auto: why ``rule: auto`` chooses nothing for it, as the end of a sentence; empty: it chooses by the family.
+        state_tensors: tensors of the size of a weight that it keeps for each, besides momentum that adds gradients up
+            and those of the options ``amsgrad`` and ``centered``; None: not known, or not of this size.
+        works_sharded: whether its step on sharded weights (``strategy: fsdp``) is that on whole weights; True also for
+            an unknown class.
     """
 
     name: str
@@ -82,11 +86,25 @@ class OptimizerFacts:
     averages_weights: bool = False
     takes_matrices: bool = False
     no_auto: str = ""
+    state_tensors: int | None = None
+    works_sharded: bool = True
 
     @property
     def defaults(self) -> Mapping[str, Any]:
         """The defaults of the options that scaler knows."""
         return self.options or {}
+
+    def states(self, options: Mapping[str, Any]) -> int | None:
+        """Return how many tensors of its size the optimizer keeps for each weight; None: not known.
+
+        Example:
+            >>> optimizer_facts("adamw").states({"amsgrad": True}), optimizer_facts("sgd").states({"momentum": 0.9})
+            (3, 1)
+        """
+        if self.state_tensors is None:
+            return None
+        names = ("amsgrad", "centered", *(["momentum"] if self.sums_gradients else []))
+        return self.state_tensors + sum(bool(options.get(name)) for name in names)
 
     @property
     def can_measure_gain(self) -> bool:
@@ -103,6 +121,7 @@ _TABLE = (
         weight_decay="coupled",
         sums_gradients=True,
         scales_momentum=True,
+        state_tensors=0,
     ),
     OptimizerFacts(
         name="adam",
@@ -113,6 +132,7 @@ _TABLE = (
         averages=("betas",),
         sde_constant="betas",
         has_running_squares=True,
+        state_tensors=2,
     ),
     OptimizerFacts(
         name="adamw",
@@ -123,6 +143,7 @@ _TABLE = (
         averages=("betas",),
         sde_constant="betas",
         has_running_squares=True,
+        state_tensors=2,
     ),
     OptimizerFacts(
         name="rmsprop",
@@ -133,6 +154,7 @@ _TABLE = (
         sde_constant="alpha",
         has_running_squares=True,
         sums_gradients=True,
+        state_tensors=1,
     ),
     OptimizerFacts(
         name="muon",
@@ -152,6 +174,7 @@ _TABLE = (
         weight_decay="decoupled",
         averages=("momentum",),
         takes_matrices=True,
+        state_tensors=1,
     ),
     OptimizerFacts(
         name="lars",
@@ -159,6 +182,8 @@ _TABLE = (
         options={"momentum": 0.9, "weight_decay": 0, "trust_coefficient": 1e-3, "nesterov": False},
         family=LAYERWISE,
         sums_gradients=True,
+        works_sharded=False,
+        state_tensors=0,
     ),
     OptimizerFacts(
         name="lamb",
@@ -175,6 +200,8 @@ _TABLE = (
         },
         family=LAYERWISE,
         averages=("betas",),
+        works_sharded=False,
+        state_tensors=2,
     ),
     OptimizerFacts(
         name="lion",
@@ -184,12 +211,15 @@ _TABLE = (
         weight_decay="decoupled",
         averages=("betas",),
         no_auto="sqrt, linear and none all lost at 8 times the batch, linear the least (docs/rules-experiments.md)",
+        state_tensors=1,
     ),
     OptimizerFacts(
         name="prodigy",  # its averages estimate its learning rate: they are not in ``averages``
         path="pytorch_optimizer:Prodigy",
         options={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "d0": 1e-6, "d_coef": 1.0},
         family=SELF_TUNED,
+        works_sharded=False,
+        state_tensors=4,
     ),
     OptimizerFacts(
         name="schedulefree_sgd",
@@ -197,6 +227,7 @@ _TABLE = (
         options={"momentum": 0.9, "weight_decay": 0},
         family=SGD_FAMILY,
         averages_weights=True,
+        state_tensors=1,
     ),
     OptimizerFacts(
         name="schedulefree_adamw",  # its first beta places a point between two others: it is not in ``averages``
@@ -206,9 +237,12 @@ _TABLE = (
         weight_decay="decoupled",
         has_running_squares=True,
         averages_weights=True,
+        state_tensors=2,
     ),
     # Optimizers that a job names by their class: any option of the class is accepted.
-    OptimizerFacts(name="torch.optim:ASGD", path="torch.optim:ASGD", family=SGD_FAMILY, has_momentum=False),
+    OptimizerFacts(
+        name="torch.optim:ASGD", path="torch.optim:ASGD", family=SGD_FAMILY, has_momentum=False, state_tensors=1
+    ),
     OptimizerFacts(
         name="torch.optim:NAdam",
         path="torch.optim:NAdam",
@@ -217,6 +251,7 @@ _TABLE = (
         averages=("betas",),
         sde_constant="betas",
         has_running_squares=True,
+        state_tensors=2,
     ),
     OptimizerFacts(
         name="torch.optim:RAdam",
@@ -226,6 +261,7 @@ _TABLE = (
         averages=("betas",),
         sde_constant="betas",
         has_running_squares=True,
+        state_tensors=2,
     ),
     OptimizerFacts(
         name="torch.optim:Adamax",  # its second beta is the decay of a maximum, not of a mean
@@ -233,38 +269,48 @@ _TABLE = (
         family=ADAPTIVE,
         weight_decay="by_option",
         averages=("betas",),
+        state_tensors=2,
     ),
-    OptimizerFacts(name="torch.optim:Adagrad", path="torch.optim:Adagrad", family=ADAPTIVE, has_momentum=False),
+    OptimizerFacts(
+        name="torch.optim:Adagrad", path="torch.optim:Adagrad", family=ADAPTIVE, has_momentum=False, state_tensors=1
+    ),
     OptimizerFacts(
         name="torch.optim:Adadelta",
         path="torch.optim:Adadelta",
         averages=("rho",),
         has_momentum=False,
         no_auto="the size of its step comes from its earlier steps, and no source says how it follows the batch",
+        state_tensors=2,
     ),
     OptimizerFacts(
         name="torch.optim:SparseAdam",  # Adam that leaves rows without a gradient as they are
         path="torch.optim:SparseAdam",
         family=ADAPTIVE,
         averages=("betas",),
+        works_sharded=False,
+        state_tensors=2,
     ),
     OptimizerFacts(
         name="torch.optim:Adafactor",
         path="torch.optim:Adafactor",
         has_momentum=False,
         no_auto="its step is min(lr, 1 / sqrt(steps)) times the size of the weights, which counts steps, not samples",
+        works_sharded=False,
     ),
     OptimizerFacts(
         name="torch.optim:Rprop",
         path="torch.optim:Rprop",
         has_momentum=False,
         no_auto="it compares the signs of two gradients in a row, which must be those of all samples, not of a batch",
+        works_sharded=False,
+        state_tensors=2,
     ),
     OptimizerFacts(
         name="torch.optim:LBFGS",
         path="torch.optim:LBFGS",
         has_momentum=False,
         no_auto="it measures the curvature along its steps, which needs the gradient of all samples, not of a batch",
+        works_sharded=False,
     ),
 )
 

@@ -1,6 +1,5 @@
 """Experiments without a file: a job and one list of values."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def preset(
     if strong or weak:
         matrix[WORKERS] = list(strong or weak)
     if strong and not batches:
-        matrix[GLOBAL] = [_global_batch(base)]
+        matrix[GLOBAL] = [base.scale.held_batch]
     if weak and base.scale.per_worker_batch_size is None:
         raise JobFileError("--weak needs a batch a worker.", "Add --set scale.per_worker_batch_size=64.")
     if batches:
@@ -76,13 +75,3 @@ def _kind(matrix: Mapping[str, Any], *, is_weak: bool) -> str:
     names = {WORKERS: "weak" if is_weak else "strong", GLOBAL: "batches", "scale.rule": "rules", "reference.lr": "lr"}
     kept = [key for key in matrix if not (key == GLOBAL and len(matrix[key]) == 1)]
     return "-".join(names[key] for key in kept)
-
-
-def _global_batch(job: Any) -> int:
-    """Return the global batch of a job on its own number of workers."""
-    scale = job.scale
-    if scale.global_batch_size is not None:
-        return int(scale.global_batch_size)
-    if not isinstance(scale.per_worker_batch_size, int):
-        raise JobFileError("--strong needs a global batch.", "Add --set scale.global_batch_size=256.")
-    return math.prod((scale.max_workers, scale.per_worker_batch_size, scale.grad_accum_steps or 1))

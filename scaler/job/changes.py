@@ -122,6 +122,7 @@ def _to_or_from(word: str) -> Callable[[Change], bool]:
 #   schedule               a function of samples_seen; a new plateau starts with an empty state
 #   train.epochs|...       the end of the run; the schedule is stretched with it
 #   train.stop_after       the end of this run; the schedule stays
+#   train.strategy, fsdp   checkpoints are loaded by any number of workers, with either strategy; so is scale.mesh
 #   train.last_batch       applies to each step alone; the order of the samples does not depend on it
 #   train.ema.decay, clip_grad_norm, precision, noise_scale_every, data_workers, eval_every    apply to each step alone
 #   train.tf32, compile, activation_checkpointing, channels_last, pin_memory    change speed and memory only

@@ -1,10 +1,14 @@
-"""The ``train.fsdp`` section: how a model is sharded."""
+"""The ``train.fsdp`` section: how a model is sharded, and what does not go with it."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from scaler.job.section import MOST_WORKERS, Section
+from scaler.core.optimizers import optimizer_facts
+from scaler.job.section import MOST_WORKERS, Section, problem
+
+if TYPE_CHECKING:
+    from scaler.job.model import Job
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 
@@ -32,7 +36,10 @@ class Fsdp(Section):
         "more. A list of class names, or of patterns of module names such as layers.*; or auto: the modules of one "
         "class that stand together in an nn.ModuleList or nn.Sequential.",
     )
-    reshard_after_forward: bool | Annotated[int, Field(ge=2, le=MOST_WORKERS)] = Field(
+    reshard_after_forward: Annotated[
+        Annotated[int, Field(ge=2, le=MOST_WORKERS), Tag("<number>")] | Annotated[bool, Tag("<word>")],
+        Discriminator(lambda value: "<word>" if isinstance(value, bool | str) else "<number>"),
+    ] = Field(
         True,
         description="true: free a block's gathered weights after its forward, and gather them again in backward. "
         "false: keep them until backward, which is faster and takes more memory. A number: keep them sharded among "
@@ -56,3 +63,40 @@ class Fsdp(Section):
         description="Methods of the model besides forward that the loss or the evaluation calls, such as generate. "
         "They gather weights as forward does.",
     )
+
+
+def require_shardable(job: "Job") -> None:
+    """Refuse options of sharding without sharding, and what does not work on sharded weights; for the job's validator.
+
+    Raises:
+        PydanticCustomError: names the key, and what to use.
+    """
+    train = job.train
+    if train.strategy == "ddp":
+        default = Fsdp()
+        given = [key for key in Fsdp.model_fields if getattr(train.fsdp, key) != getattr(default, key)]
+        if given:
+            keys = " and ".join(f"train.fsdp.{key}" for key in given)
+            raise problem(
+                f"{keys} {'is' if len(given) == 1 else 'are'} given, and train.strategy = ddp shards no model.",
+                "Write train.strategy: fsdp, or leave train.fsdp out.",
+            )
+        return
+    if train.precision == "fp16":
+        raise problem(
+            "train.precision = fp16 and train.strategy = fsdp: a worker sees only its part of the gradient, and cannot "
+            "tell whether the step overflowed.",
+            "Use precision: bf16, which needs no loss scaling.",
+        )
+    if train.channels_last:
+        raise problem(
+            "train.channels_last = true and train.strategy = fsdp: torch shards weights in the default memory format.",
+            "Leave channels_last out.",
+        )
+    several = [own.optimizer for own in job.reference.several.values() if own.optimizer is not None]
+    for optimizer in (job.reference.optimizer, *several):
+        if not optimizer_facts(optimizer.name).works_sharded:
+            raise problem(
+                f"the optimizer {optimizer.name} and train.strategy = fsdp: its step needs whole weights.",
+                "Use another one, such as adamw; or strategy: ddp.",
+            )

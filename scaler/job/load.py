@@ -1,11 +1,14 @@
 """Read and write job files; every error names the key of the file and what to write."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from scaler.core.mesh import DATA, DIMENSIONS, MODEL
 from scaler.errors import JobFileError
 from scaler.job.explain import problems
 from scaler.job.model import Job
@@ -99,12 +102,33 @@ def edit_job(
     edited = apply_overrides(values, overrides)
     if workers is None:
         return parse_job(edited, source=source)
-    scale = parse_job(edited, source=source).scale
-    changes = [f"scale.num_workers={workers}"]
-    if scale.is_elastic and scale.on_resize == "hold_global_batch":
-        changes.append(f"scale.global_batch_size={scale.held_batch}")
-        changes += ["scale.grad_accum_steps=null"] if scale.grad_accum_steps is not None else []
+    changes, asked = [f"scale.num_workers={workers}"], edited.get("scale")
+    if not isinstance(asked, Mapping) or isinstance(asked.get("num_workers"), Mapping):
+        scale = parse_job(edited, source=source).scale
+        if scale.on_resize == "hold_global_batch":
+            changes.append(f"scale.global_batch_size={scale.held_batch}")
+            changes += ["scale.grad_accum_steps=null"] if scale.grad_accum_steps is not None else []
     return parse_job(apply_overrides(edited, changes), source=source)
+
+
+def with_mesh(job: Job, sizes: Mapping[str, int]) -> Job:
+    """Return the job with the mesh that a script has made, and with its number of workers.
+
+    Args:
+        job: of a loop of one's own.
+        sizes: by the names of ``scale.mesh``; a missing one is 1. An ``expert`` dimension is one more factor, of
+            workers with the same samples, which ``scale.mesh`` counts in ``tensor``.
+
+    Raises:
+        JobFileError: the job has a mesh for other numbers of workers, or an optimizer that cannot be sharded.
+    """
+    mesh = dict.fromkeys(DIMENSIONS, 1) | dict(sizes)
+    mesh["tensor"] *= mesh["expert"]
+    overrides = [f"scale.mesh={json.dumps(mesh)}"]
+    overrides += ["train.strategy=fsdp"] if mesh["shard"] > 1 else []
+    workers = prod(mesh[name] for name in (*DATA, *MODEL))
+    fixed = edit_job(job.model_dump(), workers=workers, source="the job")  # a mesh of fixed sizes is not elastic
+    return edit_job(fixed.model_dump(), overrides=overrides, source="the job")
 
 
 def parse_job(values: Mapping[str, Any], *, source: str) -> Job:

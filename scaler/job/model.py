@@ -10,7 +10,8 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from scaler.errors import JobFileError
 from scaler.job.acceleration import ActivationCheckpointing, CompileChoice
-from scaler.job.fsdp import Fsdp
+from scaler.job.fsdp import Fsdp, require_shardable
+from scaler.job.mesh import require_mesh
 from scaler.job.optimizer import LayerDecay, ParameterGroup
 from scaler.job.reference import Reference
 from scaler.job.resources import Resources
@@ -276,6 +277,12 @@ class Job(Section):
     @model_validator(mode="after")
     def _counts_in_one_unit(self) -> Self:
         require_unit(self)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_workers(self) -> Self:
+        require_shardable(self)
+        require_mesh(self)
         return self
 
     @field_validator("name")

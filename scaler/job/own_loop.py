@@ -11,7 +11,7 @@ _KEYS = (
 )
 _TRAIN_KEYS = (
     *("epochs", "steps", "samples", "tokens", "unit", "tokens_per_sample", "num_samples", "last_batch", "eval_every"),
-    *("seed", "stop_after"),
+    *("seed", "stop_after", "strategy"),
 )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from scaler.core.rules import HORIZON_RULES
+from scaler.job.mesh import Mesh
 from scaler.job.section import MOST, MOST_WORKERS, Length, Point, Section, name_tag, problem
 
 
@@ -125,6 +126,10 @@ class Scale(Section):
         Annotated[int, Field(ge=1, le=MOST_WORKERS), Tag("<number>")] | Annotated[Workers, Tag("<range>")],
         Discriminator(lambda value: "<range>" if isinstance(value, dict | Workers) else "<number>"),
     ] = Field(1, description="Number of workers, >= 1; {min, max} makes the job elastic.")
+    mesh: Mesh = Field(
+        default_factory=Mesh,
+        description="How the workers share the model. All sizes but expert multiply to the number of workers.",
+    )
     per_worker_batch_size: (
         Annotated[
             Annotated[int, Field(ge=1, le=MOST), Tag("<number>")] | Annotated[Literal["auto"], Tag("<word>")],
@@ -218,6 +223,10 @@ class Scale(Section):
             isinstance(growth, GrowInsteadOfDecay) and growth.up_to is not None
         )
 
+    def data_parallel_size(self, workers: int) -> int:
+        """Return how many data-parallel ranks ``workers`` workers are: the batch is divided among them."""
+        return workers // self.mesh.model_parallel_size
+
     @property
     def max_workers(self) -> int:
         """The most workers the job may get."""
@@ -254,7 +263,7 @@ class Scale(Section):
         if self.global_batch_size is not None:
             return self.global_batch_size
         assert self.most_per_worker is not None  # checked above
-        return self.max_workers * self.most_per_worker * (self.grad_accum_steps or 1)
+        return self.data_parallel_size(self.max_workers) * self.most_per_worker * (self.grad_accum_steps or 1)
 
     @property
     def most_per_worker(self) -> int | None:

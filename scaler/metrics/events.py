@@ -78,6 +78,8 @@ class AttemptStarted(AttemptEvent):
     # stream, ranges or shards, for train_data used in their own order; sampler: the recipe's; loop: that of a loop of
     # one's own; None: scaler's
     data_order: str | None = None
+    data_parallel_size: int | None = None  # workers with samples of their own; None: an older scaler wrote it, all
+    mesh: Mapping[str, int] | None = None  # workers in each dimension, by name; None: as above, copies only
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

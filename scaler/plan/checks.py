@@ -28,16 +28,29 @@ def require_a_step(job: Job, phases: Sequence[Phase], num_samples: int) -> None:
         )
 
 
-def require_measurable(job: Job, rule: str, *, parts: int) -> None:
+def require_measurable(job: Job, rule: str, *, workers: int, micro_steps: int) -> None:
     """Refuse to follow a noise scale that is not measured.
 
+    Args:
+        job: the job.
+        rule: that scales the learning rate.
+        workers: with samples of their own.
+        micro_steps: of each in an optimizer step.
+
     Raises:
-        PlanError: one worker with one micro-step, or no measurements (``train.noise_scale_every: null``).
+        PlanError: one worker with one micro-step, sharded weights with one micro-step, or no measurements
+            (``train.noise_scale_every: null``).
     """
     grows = job.scale.batch_follows_noise
     key = "batch_schedule.up_to" if isinstance(job.scale.batch_schedule, GrowInsteadOfDecay) else "batch_schedule"
     asked = "scale.rule = adascale" if rule == "adascale" else f"scale.{key} = noise_scale"
-    if (rule == "adascale" or grows) and parts < 2:
+    if (rule == "adascale" or grows) and job.train.strategy == "fsdp" and micro_steps < 2:
+        raise PlanError(
+            f"{asked} compares the gradients of micro-steps with train.strategy = fsdp, where no worker has its whole "
+            "gradient, and there is one micro-step.",
+            "Use scale.grad_accum_steps: 2, or strategy: ddp.",
+        )
+    if (rule == "adascale" or grows) and workers * micro_steps < 2:
         raise PlanError(
             f"{asked} compares the gradients of workers or micro-steps, and there is one worker with one micro-step.",
             "Use two workers, or scale.grad_accum_steps: 2.",

@@ -17,7 +17,7 @@ KEY = "scale.batch_schedule = instead_of_decay"
 
 
 def phases_instead_of_decay(
-    job: Job, first: Phase, schedule: Schedule, *, scaling: Scaling, world_size: int, lengths: Lengths
+    job: Job, first: Phase, schedule: Schedule, *, scaling: Scaling, data_parallel_size: int, lengths: Lengths
 ) -> tuple[Phase, ...]:
     """Return the phases after the first, of a batch that grows where the schedule lowers the learning rate.
 
@@ -29,7 +29,7 @@ def phases_instead_of_decay(
         first: the phase at the start of training.
         schedule: of the job; its warmup and shape decide where the batch changes.
         scaling: the job's reference and rule.
-        world_size: number of workers.
+        data_parallel_size: ranks that the batch is divided among.
         lengths: of the training.
 
     Raises:
@@ -62,7 +62,9 @@ def phases_instead_of_decay(
         if start >= lengths.total_samples:
             return tuple(phases[1:])
         size = batch_instead_of_decay(schedule, start, first=first.global_batch_size, most=most)
-        phases.append(grown_phase(job, first, size, scaling=scaling, world_size=world_size, start=(start, steps)))
+        phases.append(
+            grown_phase(job, first, size, scaling=scaling, data_parallel_size=data_parallel_size, start=(start, steps))
+        )
     raise too_many_phases()
 
 

@@ -5,12 +5,14 @@ from dataclasses import replace
 from math import ceil
 from typing import Literal
 
+from scaler.core.mesh import data_parallel_size
 from scaler.core.rules import choose_rule
 from scaler.core.scale import Scaled
 from scaler.core.steps import last_step_start
 from scaler.core.unit import unit_with
 from scaler.errors import PlanError
 from scaler.job import Job
+from scaler.job.mesh import workers_step
 from scaler.job.scale import GrowWithNoise
 from scaler.job.section import Length
 from scaler.job.unit import in_samples
@@ -18,6 +20,8 @@ from scaler.plan.checks import require_a_step, require_measurable, require_momen
 from scaler.plan.groups import make_groups
 from scaler.plan.instead_of_decay import phases_instead_of_decay
 from scaler.plan.lengths import Lengths
+from scaler.plan.memory import memory_reason, plan_memory
+from scaler.plan.mesh import make_mesh, mesh_reason
 from scaler.plan.model import SCHEMA_VERSION, Plan, PlanParameter
 from scaler.plan.optimizers import make_optimizers
 from scaler.plan.phase import Phase, Scaling, steps_to
@@ -55,7 +59,7 @@ def make_plan(
         num_samples: size of the training set, if the job does not give it (``train.num_samples`` wins).
         parameters: name -> number of elements of every parameter of the model, for a job with ``groups`` or
             ``layer_decay``; name -> ``PlanParameter`` for one that splits the parameters among several optimizers, or
-            whose optimizer takes matrices only. Not used for other jobs.
+            whose optimizer takes matrices only. For other jobs, only ``Plan.memory`` needs them.
         horizon_samples: length of the training that ``scale.horizon`` scales to, in samples; None: the plan's own.
 
     Raises:
@@ -111,6 +115,8 @@ def _make(
         for name, each in (parameters or {}).items()
         if needs_parameters(job)
     }
+    mesh = make_mesh(job, world_size)
+    ranks = data_parallel_size(mesh)
     batch, batch_reason = first_batch(job, world_size)
     rule, rule_reason = choose_rule(job.scale.rule, optimizer=job.reference.optimizer.name, horizon=job.scale.horizon)
     lengths = Lengths(
@@ -124,16 +130,18 @@ def _make(
     horizon = replace(lengths, total_samples=horizon_samples or lengths.samples(job.train))
     scaling = make_scaling(job, horizon)
     first, scaled = scaling.phase(batch, start_samples=0, start_steps=0)
-    phases, lengths, of_schedule = planned_phases(job, first, scaling=scaling, world_size=world_size, lengths=lengths)
+    phases, lengths, of_schedule = planned_phases(
+        job, first, scaling=scaling, data_parallel_size=ranks, lengths=lengths
+    )
     total_samples = lengths.total_samples
     assert total_samples is not None
     last = last_start(phases, lengths)
     schedule, warmup_reason, schedule_reason = make_schedule(
         job, scaled, of_schedule, last_step=_in_first_length(last, lengths), rises=_rises(job, scaling, scaled)
     )
-    phases += phases_instead_of_decay(job, first, schedule, scaling=scaling, world_size=world_size, lengths=lengths)
+    phases += phases_instead_of_decay(job, first, schedule, scaling=scaling, data_parallel_size=ranks, lengths=lengths)
     cadence, rewarmup = job.checkpoint.every, job.scale.rewarmup
-    require_measurable(job, rule, parts=world_size * batch.grad_accum_steps)
+    require_measurable(job, rule, workers=ranks, micro_steps=batch.grad_accum_steps)
     require_momentum(schedule, first.optimizer["name"])
     require_a_step(job, phases, num_samples)
     optimizers = make_optimizers(job, schedule, phases, horizon, known)
@@ -144,6 +152,8 @@ def _make(
         tokens_per_sample=job.train.tokens_per_sample,
         name=job.name,
         world_size=world_size,
+        data_parallel_size=ranks,
+        mesh=mesh,
         global_batch_size=first.global_batch_size,
         per_worker_batch_size=first.per_worker_batch_size,
         grad_accum_steps=first.grad_accum_steps,
@@ -198,20 +208,24 @@ def _make(
         steps_per_epoch=plan.steps(num_samples),
     )
     decay = plan_decay(plan, job)
+    sizes = {name: each if isinstance(each, int) else each.size for name, each in (parameters or {}).items()}
+    plan = replace(plan, memory=plan_memory(plan, job, sizes) if sizes else None)
     return replace(
         plan,
         weight_decay_timescale=decay.timescale(first) if decay is not None else None,
         lr_curve=tuple(_curve(plan)),
         reasons={
+            **mesh_reason(job, mesh),
             "global_batch_size": batch_reason,
             "warmup_samples": warmup_reason,
             "schedule": schedule_reason,
             **number_reasons(plan, job, scaled, lengths),
+            **memory_reason(plan, job),
         },
         warnings=find_warnings(
             plan,
             job,
-            may_become=largest_measured(job, first, scaling=scaling, world_size=world_size),
+            may_become=largest_measured(job, first, scaling=scaling, data_parallel_size=ranks),
             never_grows_at=never_grows_at(job, phases, lengths),
             never_longer_at=never_longer_at(job, phases, lengths),
         ),
@@ -315,7 +329,7 @@ def require_every_size(job: Job, plan: Plan) -> None:
     Raises:
         PlanError: there is no plan for a smaller number of workers; names the number.
     """
-    for size in range(job.scale.min_workers, job.scale.max_workers):
+    for size in range(job.scale.min_workers, job.scale.max_workers, workers_step(job)):
         try:
             make_plan(job, size, num_samples=plan.num_samples, parameters=plan.parameters)
         except PlanError as error:

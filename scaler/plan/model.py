@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any, Literal, Self
 
 from scaler.core.batch import Batch, micro_batch_bounds
+from scaler.core.mesh import DIMENSIONS
 from scaler.core.rules import gain_exponent
 from scaler.core.schedules import Schedule
 from scaler.core.short_step import short_step_momentum
@@ -81,6 +82,20 @@ class PlanOptimizer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PlanMemory:
+    """Memory that the training takes besides activations, gathered blocks and the work of the optimizer's step."""
+
+    num_parameters: int  # elements of all weights
+    weights_gib: float  # of the whole model
+    gradients_gib: float  # of all trained weights
+    optimizer_gib: float  # state of the optimizers
+    average_gib: float  # of train.ema; 0: none
+    worker_gib: float  # all of these, on each worker
+    ddp_gib: float  # on each worker with strategy: ddp
+    fsdp_gib: float  # on each worker with strategy: fsdp
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """A job with every number resolved for one world size; ``reasons`` has the reason of each number, by field name.
 
@@ -97,6 +112,8 @@ class Plan:
     tokens_per_sample: int | None = None  # tokens of one sample at the start of training; None: the unit is samples
     name: str  # name of the job
     world_size: int  # workers that the plan is for
+    data_parallel_size: int  # workers with samples of their own, among which the batch is divided: replicate x shard
+    mesh: Mapping[str, int]  # workers in each dimension: replicate, shard, tensor, context, pipeline, expert
     global_batch_size: int  # samples per optimizer step, over all workers
     per_worker_batch_size: int  # samples in one forward/backward on one worker
     grad_accum_steps: int  # forward/backwards per optimizer step
@@ -136,6 +153,7 @@ class Plan:
     optimizers: tuple[PlanOptimizer, ...] = ()  # of several optimizers, those with a reference of their own
     # of the model that the plan was made for; empty unless groups or optimizers depend on them
     parameters: Mapping[str, PlanParameter] = field(default_factory=dict)
+    memory: PlanMemory | None = None  # None: the plan was made without the model, or an optimizer's state is not known
     # what can change the learning rate or the batch in training: adascale, noise_scale, plateau, divergence
     reacts: tuple[str, ...]
     lr_curve: tuple[tuple[int, float], ...]  # points [samples_seen, learning rate] of the schedule, for drawing
@@ -307,10 +325,16 @@ class Plan:
         return steps_to(samples_seen, phase, num_samples=self.num_samples, last_batch=self.last_batch)
 
     def micro_batch_bounds(self, step_samples: int, *, rank: int, samples_seen: int) -> list[tuple[int, int]]:
-        """Return a worker's micro-batches of a step as bounds in the step's samples; empty if it has no samples."""
+        """Return a worker's micro-batches of a step as bounds in the step's samples; empty if it has no samples.
+
+        Args:
+            step_samples: samples in the step, over all workers.
+            rank: of the worker among those with samples of their own, in [0, ``data_parallel_size``).
+            samples_seen: before the step.
+        """
         return micro_batch_bounds(
             step_samples,
-            world_size=self.world_size,
+            world_size=self.data_parallel_size,
             rank=rank,
             grad_accum_steps=self.phase_at(samples_seen).grad_accum_steps,
         )
@@ -333,6 +357,9 @@ class Plan:
                 "Use the version of scaler that wrote it, or start a new run: scaler submit JOB.",
             )
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        size = values["world_size"]  # a plan without a mesh is of an older scaler, which had copies only
+        known |= {"data_parallel_size": values.get("data_parallel_size", size)}
+        known |= {"mesh": values.get("mesh", dict.fromkeys(DIMENSIONS, 1) | {"replicate": size})}
         known["lr_curve"] = tuple((int(samples), float(lr)) for samples, lr in values["lr_curve"])
         known["schedule"] = Schedule.from_dict(values["schedule"])
         known["reacts"] = tuple(values["reacts"])
@@ -347,5 +374,7 @@ class Plan:
             name: PlanParameter(**{**each, "other_names": tuple(each["other_names"])})
             for name, each in values.get("parameters", {}).items()
         }
+        if values.get("memory") is not None:
+            known["memory"] = PlanMemory(**values["memory"])
         known["warnings"] = tuple(PlanWarning(**warning) for warning in values["warnings"])
         return cls(**known)

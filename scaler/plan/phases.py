@@ -22,7 +22,8 @@ MOST_PHASES = 1000
 
 def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
     """Return the batch at the start of training on ``world_size`` workers, and the reason of its size."""
-    settings = job.scale
+    settings, data_parallel_size = job.scale, job.scale.data_parallel_size(world_size)
+    ranks = _workers(world_size) if data_parallel_size == world_size else _ranks(data_parallel_size)
     held = settings.on_resize == "hold_global_batch" and not isinstance(settings.num_workers, int)
     fixed = settings.held_batch if held else settings.global_batch_size
     unit = unit_with(job.train.tokens_per_sample)
@@ -30,12 +31,14 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
         assert settings.most_per_worker is not None  # the job's own check
         accum = settings.grad_accum_steps or 1
         batch = weak_batch(
-            num_workers=world_size, per_worker_batch_size=settings.most_per_worker, grad_accum_steps=accum
+            data_parallel_size=data_parallel_size,
+            per_worker_batch_size=settings.most_per_worker,
+            grad_accum_steps=accum,
         )
         each = f"{unit.number(batch.per_worker_batch_size, form='')} {unit.many}"
-        return batch, f"{_workers(world_size)} x {each} x {_micro_steps(accum)}"
+        return batch, f"{ranks} x {each} x {_micro_steps(accum)}"
     batch = strong_batch(
-        num_workers=world_size,
+        data_parallel_size=data_parallel_size,
         global_batch_size=fixed,
         per_worker_batch_size=settings.most_per_worker,
         grad_accum_steps=None if held else settings.grad_accum_steps,
@@ -46,8 +49,7 @@ def first_batch(job: Job, world_size: int) -> tuple[Batch, str]:
         else f"held, as on {_workers(settings.max_workers)}"
     )
     each = f"{unit.number(batch.per_worker_batch_size, form='')} {unit.many}"
-    shared = f"{_workers(world_size)}, each up to {each} x "
-    return batch, f"{why}; {shared}{_micro_steps(batch.grad_accum_steps)}"
+    return batch, f"{why}; {ranks}, each up to {each} x {_micro_steps(batch.grad_accum_steps)}"
 
 
 def make_scaling(job: Job, lengths: Lengths, *, whole: Job | None = None) -> Scaling:
@@ -91,7 +93,9 @@ def _co_scale(job: Job, whole: Job) -> CoScale:
     return replace(asked, beta2=None) if is_of_others else asked
 
 
-def later_phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
+def later_phases(
+    job: Job, first: Phase, *, scaling: Scaling, data_parallel_size: int, lengths: Lengths
+) -> tuple[Phase, ...]:
     """Return the phases that ``scale.batch_schedule`` plans after the first, at places that the job gives.
 
     None if the batch follows the noise scale or the schedule (``plan.instead_of_decay``).
@@ -102,7 +106,7 @@ def later_phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, l
     """
     assert lengths.total_samples is not None
     _require_growth(job, first)
-    largest_measured(job, first, scaling=scaling, world_size=world_size)
+    largest_measured(job, first, scaling=scaling, data_parallel_size=data_parallel_size)
     phases = [first]
     for at, size in _changes(job, first, lengths):
         before = phases[-1]
@@ -112,7 +116,11 @@ def later_phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, l
         if start == before.start_samples:  # two changes in one step: the later one counts
             phases.pop()
         if size != phases[-1].global_batch_size:
-            phases.append(grown_phase(job, first, size, scaling=scaling, world_size=world_size, start=(start, steps)))
+            phases.append(
+                grown_phase(
+                    job, first, size, scaling=scaling, data_parallel_size=data_parallel_size, start=(start, steps)
+                )
+            )
         if len(phases) > MOST_PHASES:
             raise too_many_phases()
     return tuple(phases[1:])
@@ -159,7 +167,9 @@ def grow(plan: Plan, job: Job, *, samples_seen: int, global_batch_size: int) -> 
     """Return the plan with another global batch from ``samples_seen`` on, as a measured noise scale asks for."""
     job, first = in_samples(job), plan.phases[0]
     start = (samples_seen, plan.steps(samples_seen))
-    phase = grown_phase(job, first, global_batch_size, scaling=plan.scaling, world_size=plan.world_size, start=start)
+    phase = grown_phase(
+        job, first, global_batch_size, scaling=plan.scaling, data_parallel_size=plan.data_parallel_size, start=start
+    )
     earlier = tuple(phase for phase in plan.phases if phase.start_samples < samples_seen)
     return replace(plan, phases=(*earlier, phase))
 
@@ -197,7 +207,7 @@ def _require_growth(job: Job, first: Phase) -> None:
         )
 
 
-def largest_measured(job: Job, first: Phase, *, scaling: Scaling, world_size: int) -> Phase | None:
+def largest_measured(job: Job, first: Phase, *, scaling: Scaling, data_parallel_size: int) -> Phase | None:
     """Return the phase at the largest batch that a measured noise scale may lead to, or None.
 
     The result is None if the job's batch does not follow the noise scale. A rule that holds at the first batch and at
@@ -212,7 +222,7 @@ def largest_measured(job: Job, first: Phase, *, scaling: Scaling, world_size: in
     most = growth.max_global_batch_size
     try:
         start = (first.start_samples, first.start_steps)
-        return grown_phase(job, first, most, scaling=scaling, world_size=world_size, start=start)
+        return grown_phase(job, first, most, scaling=scaling, data_parallel_size=data_parallel_size, start=start)
     except PlanError as error:
         raise PlanError(
             f"scale.batch_schedule.max_global_batch_size = {most}: the batch may grow to this, and {error.problem}",
@@ -249,7 +259,7 @@ def limit_micro_batches(plan: Plan, most: int) -> Plan:
 
     def limited(phase: Phase) -> Phase:
         batch = strong_batch(
-            num_workers=plan.world_size,
+            data_parallel_size=plan.data_parallel_size,
             global_batch_size=phase.global_batch_size,
             per_worker_batch_size=min(most, phase.per_worker_batch_size),
             grad_accum_steps=None,
@@ -268,7 +278,7 @@ def limit_micro_batches(plan: Plan, most: int) -> Plan:
 
 
 def grown_phase(
-    job: Job, first: Phase, size: int, *, scaling: Scaling, world_size: int, start: tuple[int, int]
+    job: Job, first: Phase, size: int, *, scaling: Scaling, data_parallel_size: int, start: tuple[int, int]
 ) -> Phase:
     """Return a phase at another batch, from ``start`` (samples, steps) on.
 
@@ -277,7 +287,7 @@ def grown_phase(
     """
     most = None if job.scale.batch_follows_noise else job.scale.most_per_worker
     batch = strong_batch(
-        num_workers=world_size,
+        data_parallel_size=data_parallel_size,
         global_batch_size=size,
         per_worker_batch_size=most or first.per_worker_batch_size,
         grad_accum_steps=None,
@@ -313,6 +323,10 @@ def _changes(job: Job, first: Phase, lengths: Lengths) -> Iterator[tuple[int, in
 
 def _workers(number: int) -> str:
     return f"{number} worker{'s' if number != 1 else ''}"
+
+
+def _ranks(number: int) -> str:
+    return f"{number} data-parallel rank{'s' if number != 1 else ''}"
 
 
 def _micro_steps(number: int) -> str:

@@ -12,7 +12,7 @@ from scaler.plan.phases import first_step_at, last_start, later_phases
 
 
 def planned_phases(
-    job: Job, first: Phase, *, scaling: Scaling, world_size: int, lengths: Lengths
+    job: Job, first: Phase, *, scaling: Scaling, data_parallel_size: int, lengths: Lengths
 ) -> tuple[tuple[Phase, ...], Lengths, Lengths]:
     """Return the phases of a training, and lengths that know its total: of its samples, and of its schedule.
 
@@ -23,7 +23,7 @@ def planned_phases(
         job: with its batch sizes in samples of the first length.
         first: the first phase.
         scaling: the job's reference and rule.
-        world_size: workers, >= 1.
+        data_parallel_size: ranks that the batch is divided among, >= 1.
         lengths: without a total.
 
     Raises:
@@ -31,9 +31,9 @@ def planned_phases(
     """
     if not job.train.sequence_lengths:
         lengths = replace(lengths, total_samples=lengths.samples(job.train))
-        later = later_phases(job, first, scaling=scaling, world_size=world_size, lengths=lengths)
+        later = later_phases(job, first, scaling=scaling, data_parallel_size=data_parallel_size, lengths=lengths)
         return (first, *later), lengths, lengths
-    phases = _phases(job, first, scaling=scaling, world_size=world_size, lengths=lengths)
+    phases = _phases(job, first, scaling=scaling, data_parallel_size=data_parallel_size, lengths=lengths)
     of_training = replace(lengths, units=units_of(phases))
     total = of_training.samples(job.train)
     assert first.tokens_per_sample is not None
@@ -47,7 +47,9 @@ def never_longer_at(job: Job, phases: Sequence[Phase], lengths: Lengths) -> list
     return [at for later in job.train.sequence_lengths if (at := lengths.samples(later.at)) > end]
 
 
-def _phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, lengths: Lengths) -> tuple[Phase, ...]:
+def _phases(
+    job: Job, first: Phase, *, scaling: Scaling, data_parallel_size: int, lengths: Lengths
+) -> tuple[Phase, ...]:
     """Return the phases that ``train.sequence_lengths`` plans, up to the end of training."""
     phases, before = [first], 0
     assert first.tokens_per_sample is not None
@@ -68,7 +70,7 @@ def _phases(job: Job, first: Phase, *, scaling: Scaling, world_size: int, length
             phases.pop()
         tokens = later.tokens_per_sample
         batch = strong_batch(
-            num_workers=world_size,
+            data_parallel_size=data_parallel_size,
             global_batch_size=first.global_batch_size * first.tokens_per_sample // tokens,
             per_worker_batch_size=(job.scale.most_per_worker or first.per_worker_batch_size)
             * first.tokens_per_sample

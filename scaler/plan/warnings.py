@@ -174,7 +174,7 @@ def _of_the_batch(plan: Plan) -> Iterator[tuple[bool, str, str]]:
         "the papers tested their rules with many more.",
     )
     smallest = min(plan.phases, key=_batch)
-    idle = plan.world_size - smallest.global_batch_size
+    idle = (plan.data_parallel_size - smallest.global_batch_size) * (plan.world_size // plan.data_parallel_size)
     yield (
         idle > 0,
         "idle_workers",

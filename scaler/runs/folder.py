@@ -4,7 +4,7 @@
                     events.jsonl  metrics/*.parquet  checkpoints/  logs/  tensorboard/
                     report.json  report.html  report.md
 
-``scaler.runs.files`` reads and writes the files. Every file has one writer.
+``scaler.runs.files`` and ``scaler.runs.large_files`` read and write the files. Every file has one writer.
 """
 
 import json
@@ -18,8 +18,8 @@ from enum import StrEnum
 from typing import Any, Self, Unpack
 
 from scaler.errors import RunError
-from scaler.runs.files import RunFiles
 from scaler.runs.filesystems import inside, located, make_folder, not_made, reach
+from scaler.runs.large_files import LargeFiles
 from scaler.runs.status import StatusValues
 
 
@@ -59,7 +59,7 @@ def new_run_id(name: str, now: datetime) -> str:
 
 
 @dataclass(frozen=True)
-class RunFolder(RunFiles):
+class RunFolder(LargeFiles):
     """The folder of one run.
 
     Args:

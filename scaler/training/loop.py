@@ -58,8 +58,11 @@ class Training:
         self._activity = activity = activity or Activity()
         self._run = run = Run(job, plan, context, clock)
         self._stepper = Stepper(recipe, job, plan, context, clock=clock, activity=activity, values=run.recorder.values)
-        self._evaluation = Evaluator(recipe, context, self._stepper.module, self._stepper.average, activity)
-        self._checkpoints = checkpoints = CheckpointWriter(job, context, run.best)
+        is_sharded = self._stepper.parallel.is_sharded
+        self._evaluation = Evaluator(
+            recipe, context, self._stepper.module, self._stepper.average, activity, is_sharded=is_sharded
+        )
+        self._checkpoints = checkpoints = CheckpointWriter(job, context, run.best, is_sharded=is_sharded)
         self._steps = Steps(recipe, job, run, context, self._stepper, clock)
         self._hand_over = HandOver(run, context, checkpoints, activity)
         self._saving = Saving(
@@ -86,7 +89,7 @@ class Training:
             RecipeError: it holds another model than the recipe builds.
         """
         position = self._run.position
-        state = load_checkpoint(self._context.folder, samples_seen)
+        state = load_checkpoint(self._context.folder, samples_seen, place=self._stepper.place)
         self._run.load_state_dict(state)
         self._stepper.load_state_dict(state, position.phase, samples_seen=samples_seen)
         if position.next_size():  # the checkpoint at the end of training holds the weights for evaluation
@@ -150,6 +153,7 @@ class Training:
             activity=self._activity,
             samples_seen=self.samples_seen,
             digests=self._saving.digests,
+            is_sharded=self._stepper.parallel.is_sharded,
         )
         self._saving.digests, self._steps.gathers = start.digests, start.gathers
         self._stepper.compile()  # after the checks, whose many small batches would each be compiled

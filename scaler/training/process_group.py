@@ -270,6 +270,14 @@ def sum_over_workers(values: torch.Tensor, *, world_size: int, device: torch.dev
     return values
 
 
+def object_from_rank_0(value: T, *, world_size: int) -> T:
+    """Return rank 0's value; a collective on several workers. The value must be picklable."""
+    sent = [value]
+    if world_size > 1:
+        dist.broadcast_object_list(sent, 0)
+    return sent[0]
+
+
 def from_rank_0(values: Sequence[int], *, world_size: int, device: torch.device) -> list[int]:
     """Return rank 0's integers; a collective on several workers, with as many integers on each."""
     sent = torch.tensor(values, dtype=torch.int64, device=device)

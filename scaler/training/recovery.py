@@ -38,8 +38,8 @@ class Recovery:
         if not goes_back:
             raise controllers.divergence_error(reason)
         start = [0, 0]
+        self._checkpoints.wait()
         if context.rank == 0:
-            self._checkpoints.wait()
             found, passed_over = find_checkpoint(context.folder)
             for samples, why in passed_over:
                 run.event(CheckpointPassedOver, samples_seen=samples, reason=why)

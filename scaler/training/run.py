@@ -93,6 +93,8 @@ class Run:
             AttemptStarted,
             start_samples=self.samples_seen,
             world_size=plan.world_size,
+            data_parallel_size=plan.data_parallel_size,
+            mesh=plan.mesh,
             global_batch_size=phase.global_batch_size,
             per_worker_batch_size=phase.per_worker_batch_size,
             peak_lr=phase.peak_lr,

@@ -98,7 +98,7 @@ class Saving:
                 "random": gather_random_states(self._context.device, world_size=world_size),
                 "places": gather_places(self._train_data, world_size=world_size),
             }
-            if self._context.rank == 0:
+            if self._checkpoints.takes_part:
                 state = {**self._stepper.state_dict(), **self._run.state_dict(), "data": self.digests, **of_workers}
                 self._checkpoints.save(state, self._run.plan, values=values, is_best=is_best, began=began)
         self._run.recorder.add_pause("checkpoint_s")
@@ -110,8 +110,7 @@ class Saving:
             RunError: it cannot be written.
         """
         self._activity.begin(SAVING)
-        if self._context.rank == 0:
-            self._checkpoints.finish()
+        self._checkpoints.finish()
         if self._context.world_size > 1:
             self._activity.begin(WAITING)
             dist.barrier()

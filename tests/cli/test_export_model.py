@@ -46,9 +46,24 @@ def test_another_checkpoint_in_torchs_format(scaler_command: Scaler, run: RunFol
     assert torch.equal(torch.load("weights", weights_only=True)["weight"], WEIGHTS["weight"] * 200)
 
 
+def test_a_format_alone_names_the_file_after_the_run_and_the_command_has_another_name(
+    scaler_command: Scaler, run: RunFolder
+) -> None:
+    code, out, _ = scaler_command("export-checkpoint", "last", "--format", "torch")
+    assert (code, out) == (0, "one.pt\none.md\n")
+    assert torch.equal(torch.load("one.pt", weights_only=True)["weight"], WEIGHTS["weight"] * 200)
+    assert "export-checkpoint" not in scaler_command("--help").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
+        (
+            ("one",),
+            2,
+            "neither a file nor a format is given.\n  Give a file such as model.safetensors; or --format torch or "
+            "--format safetensors, for a file with the run's id as its name.",
+        ),
         (
             ("one", "a.pt", "--which", "5"),
             5,

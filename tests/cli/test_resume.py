@@ -605,11 +605,11 @@ def test_a_missing_job_file_is_found_before_anything_is_trained(scaler_command: 
 def test_a_damaged_checkpoint_is_reported_and_skipped(scaler_command: Scaler, job: Path) -> None:
     folder = stopped_run(scaler_command, job, "recipe_args.at_call=100")
     assert complete_checkpoints(folder) == [300, 600, 900]
-    folder.write("checkpoints/000000000000900.pt", b"torn")
+    folder.write("checkpoints/000000000000900/model-00000.bin", b"torn")
     code, _, err = scaler_command("resume", "last", *HERE)
     assert code == 0, err
     reason = next(line for line in err.splitlines() if line.startswith("Passed over: ")).removeprefix("Passed over: ")
-    assert "checkpoint 900 is incomplete: 4 bytes of " in reason
+    assert "checkpoint 900 is incomplete: model-00000.bin has 4 bytes of " in reason
     assert f"\nRun {folder.run_id}: resuming at 600 of 3,000 samples\n" in err
     events = read_events(folder)
     (passed,) = [event for event in events if event.kind == "checkpoint_passed_over"]

@@ -113,5 +113,5 @@ def test_ctrl_c_saves_and_stops_all_processes(tmp_path: Path) -> None:
     report = scaler.read_run("last", storage=tmp_path / "runs").report
     assert report.state == "stopped", text
     assert report.totals.samples_seen > 0
-    newest = max((tmp_path / "runs").glob("*/checkpoints/*.pt"))
+    newest = max((tmp_path / "runs").glob("*/checkpoints/*.json"))
     assert int(newest.stem) == report.totals.samples_seen, "nothing that was trained is lost"

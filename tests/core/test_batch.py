@@ -64,7 +64,7 @@ def test_micro_batches_cover_a_step_in_order_and_are_never_empty(total: int, wor
     ],
 )
 def test_a_weak_batch_is_the_product(workers: int, micro_batch: int, accumulation: int, expected: int) -> None:
-    batch = weak_batch(num_workers=workers, per_worker_batch_size=micro_batch, grad_accum_steps=accumulation)
+    batch = weak_batch(data_parallel_size=workers, per_worker_batch_size=micro_batch, grad_accum_steps=accumulation)
     assert batch == Batch(global_batch_size=expected, per_worker_batch_size=micro_batch, grad_accum_steps=accumulation)
 
 
@@ -85,7 +85,7 @@ def test_a_strong_batch_by_example(
     workers: int, total: int, cap: int | None, accumulation: int | None, expected: tuple[int, int]
 ) -> None:
     batch = strong_batch(
-        num_workers=workers, global_batch_size=total, per_worker_batch_size=cap, grad_accum_steps=accumulation
+        data_parallel_size=workers, global_batch_size=total, per_worker_batch_size=cap, grad_accum_steps=accumulation
     )
     assert batch.global_batch_size == total
     assert (batch.per_worker_batch_size, batch.grad_accum_steps) == expected
@@ -95,7 +95,9 @@ def test_a_strong_batch_by_example(
 def test_a_strong_batch_takes_the_fewest_micro_steps_and_every_share_fits(
     workers: int, total: int, cap: int | None
 ) -> None:
-    batch = strong_batch(num_workers=workers, global_batch_size=total, per_worker_batch_size=cap, grad_accum_steps=None)
+    batch = strong_batch(
+        data_parallel_size=workers, global_batch_size=total, per_worker_batch_size=cap, grad_accum_steps=None
+    )
     size, steps = batch.per_worker_batch_size, batch.grad_accum_steps
     largest = ceil(total / workers)
     assert batch.global_batch_size == total
@@ -118,21 +120,21 @@ def test_a_strong_batch_takes_the_fewest_micro_steps_and_every_share_fits(
             3,
             32,
             2,
-            "scale.global_batch_size = 256 gives each of 3 workers up to 86 samples, but 2 micro-steps of at most 32 "
-            "hold 64.\n  Leave scale.grad_accum_steps out, or set it to 3 or more.",
+            "scale.global_batch_size = 256 in 3 shares gives each worker up to 86 samples, but 2 micro-steps of at "
+            "most 32 hold 64.\n  Leave scale.grad_accum_steps out, or set it to 3 or more.",
         ),
         (  # one short
             2,
             127,
             1,
-            "scale.global_batch_size = 256 gives each of 2 workers up to 128 samples, but 1 micro-steps of at most 127 "
-            "hold 127.\n  Leave scale.grad_accum_steps out, or set it to 2 or more.",
+            "scale.global_batch_size = 256 in 2 shares gives each worker up to 128 samples, but 1 micro-steps of at "
+            "most 127 hold 127.\n  Leave scale.grad_accum_steps out, or set it to 2 or more.",
         ),
     ],
 )
 def test_micro_steps_that_cannot_hold_a_share_are_refused(workers: int, cap: int, accumulation: int, text: str) -> None:
     with pytest.raises(PlanError) as caught:
         strong_batch(
-            num_workers=workers, global_batch_size=256, per_worker_batch_size=cap, grad_accum_steps=accumulation
+            data_parallel_size=workers, global_batch_size=256, per_worker_batch_size=cap, grad_accum_steps=accumulation
         )
     assert str(caught.value) == text

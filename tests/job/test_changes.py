@@ -185,6 +185,8 @@ MAY_CHANGE = [
     "schedule.plateau={metric: loss}",
     "train.epochs=30",
     "train.stop_after={epochs: 3}",
+    "train.strategy=fsdp",  # a checkpoint is loaded by any number of workers, with either strategy
+    "scale.mesh={replicate: 2}",
     "train.precision=bf16",
     "train.tf32=true",
     "train.compile=true",
@@ -317,6 +319,7 @@ def test_every_key_of_the_job_is_decided_one_way_or_the_other(digits: Digits) ->
         "scale.noise_scale": "scale.rule",
         "scale.betas": "scale.rule",
         "scale.co_scale": "scale.rule",  # constants are written anew
+        "train.fsdp": "train.strategy",
         "scale.horizon": "scale.rule",
         "scale.beta2_range": "scale.rule",
         "scale.global_batch_size": "scale",
@@ -325,6 +328,19 @@ def test_every_key_of_the_job_is_decided_one_way_or_the_other(digits: Digits) ->
     undecided = [key for key in keys(digits().model_dump()) if known.get(key, key) not in decided]
     assert undecided == []
     assert all(key.partition(".")[0] in Job.model_fields for key in FIXED)
+
+
+def test_a_resumed_run_may_be_sharded_in_another_way(digits: Digits) -> None:
+    sharded = digits("train.strategy=fsdp", "scale.num_workers=4", "train.fsdp={blocks: [Block], cpu_offload: true}")
+    replicated = digits("scale.num_workers=4")
+    again = digits(
+        *("train.strategy=fsdp", "scale.num_workers=8", "scale.mesh={replicate: 2}"),
+        *("train.fsdp={reshard_after_forward: 2, mixed_precision: {}, reduce_every_micro_step: false}",),
+    )
+    for old, new in ((replicated, sharded), (sharded, again), (again, replicated)):
+        changes = job_changes(old, new)
+        assert {change.key.partition(".")[2].split(".")[0] for change in changes} & {"strategy", "fsdp", "mesh"}
+        require_resumable(changes)
 
 
 def test_all_refused_changes_are_listed_at_once_with_the_options_that_undo_them(digits: Digits) -> None:

@@ -116,7 +116,7 @@ JOB_KEYS = (
 )
 TRAIN_KEYS = (
     "epochs, steps, samples, tokens, unit, tokens_per_sample, sequence_lengths, num_samples, "
-    "stop_after, last_batch, seed, precision, tf32, "
+    "stop_after, last_batch, seed, strategy, fsdp, precision, tf32, "
     "compile, activation_checkpointing, channels_last, pin_memory, clip_grad_norm, ema, noise_scale_every, "
     "data_workers, check_data, eval_every."
 )

@@ -81,6 +81,7 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
         "reference": {"global_batch_size": 4, "lr": 1.0, "optimizer": {"name": "sgd"}, "optimizers": {}},
         "scale": {
             "num_workers": 1,
+            "mesh": {"tensor": 1, "context": 1, "pipeline": 1, "expert": 1},
             "per_worker_batch_size": 4,
             "rule": "auto",
             "betas": "sde",
@@ -97,6 +98,14 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
             "sequence_lengths": (),
             "last_batch": "scale",
             "seed": 0,
+            "strategy": "ddp",
+            "fsdp": {
+                "blocks": "auto",
+                "reshard_after_forward": True,
+                "cpu_offload": False,
+                "reduce_every_micro_step": True,
+                "forward_methods": (),
+            },
             "precision": "fp32",
             "compile": False,
             "channels_last": False,
@@ -144,6 +153,9 @@ def test_the_smallest_job_has_the_documented_defaults() -> None:
         ["train.ema={decay: 0.999}", "scale.co_scale.ema=true", "failures.divergence=null"],
         ["train.compile={dynamic: true}", "train.activation_checkpointing=[Block, Head]", "train.tf32=false"],
         ["train.compile=true", "train.activation_checkpointing=auto", "resources={accelerator_type: L4}"],
+        ["train.strategy=fsdp", "train.fsdp={blocks: ['layers.*'], reshard_after_forward: false}"],
+        ["train.strategy=fsdp", "train.fsdp={reshard_after_forward: 2, mixed_precision: {param_dtype: bf16}}"],
+        ["scale.num_workers=16", "scale.mesh={replicate: 2, tensor: 2, context: 2, pipeline: 2, expert: 2}"],
         ["recipe_args={hidden: null, depth: [1, {a: 2}], rate: 1e-3, word: 'no'}"],  # null is a value like any other
     ],
 )

@@ -200,7 +200,7 @@ def test_a_size_found_in_the_recipe_stands_in_for_one_that_is_missing(digits: Di
         ),
         (
             ["scale.global_batch_size=256", "scale.per_worker_batch_size=32", "scale.grad_accum_steps=2"],
-            "scale.global_batch_size = 256 gives each of 2 workers up to 128 samples, "
+            "scale.global_batch_size = 256 in 2 shares gives each worker up to 128 samples, "
             "but 2 micro-steps of at most 32 hold 64.\n"
             "  Leave scale.grad_accum_steps out, or set it to 4 or more.",
         ),

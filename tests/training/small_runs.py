@@ -9,6 +9,7 @@ import torch
 from groups import run_group
 from kept import NEVER_STOP, Kept
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset, TensorDataset
 
 from scaler import Recipe
@@ -17,7 +18,9 @@ from scaler.job import Job, parse_job
 from scaler.metrics.events import Event
 from scaler.metrics.record import Record
 from scaler.plan import Plan, make_plan
-from scaler.training.checkpoints.files import find_checkpoint
+from scaler.runs import RunFolder
+from scaler.training.checkpoints.files import complete_checkpoints, find_checkpoint
+from scaler.training.checkpoints.state import load_checkpoint
 from scaler.training.hand_over import HandOverInterval
 from scaler.training.loop import Training
 from scaler.training.model.names import named_parameters
@@ -138,7 +141,8 @@ def in_this_process(folder: Path, recipe: Recipe, job: Job, **options: Any) -> t
 
 
 def weights_of(model: nn.Module) -> list[float]:
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).tolist()
+    whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return torch.cat([parameter.detach().flatten() for parameter in whole]).tolist()
 
 
 def train(rank: int, world_size: int, folder: str, values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -262,8 +266,13 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def checkpoints(folder: Path) -> dict[int, dict[str, Any]]:
+    """Return the states in a run's checkpoints by their ``samples_seen``, ascending, read as a restart reads them."""
+    there = RunFolder(str(folder))
+    return {samples: load_checkpoint(there, samples) for samples in complete_checkpoints(there)}
+
+
 def checkpoint(folder: Path) -> dict[str, Any]:
     """Return the newest checkpoint's state, read as a restart reads it."""
-    newest = max((folder / "checkpoints").glob("*.pt"))
-    state: dict[str, Any] = torch.load(newest, weights_only=True)
-    return state
+    there = RunFolder(str(folder))
+    return load_checkpoint(there, complete_checkpoints(there)[-1])

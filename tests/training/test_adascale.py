@@ -11,6 +11,7 @@ from small_runs import (
     SAMPLES,
     by_step,
     checkpoint,
+    checkpoints,
     in_this_process,
     make_job,
     make_recipe,
@@ -98,12 +99,11 @@ def test_an_average_of_the_weights_forgets_by_the_gain_that_a_step_is_worth(tmp_
     records = records_of(ranks[:1])
     assert plan_of(job, 2).phases[0].ema_decay == 0.9
     worth = [(after.progress - before.progress) / 16 for before, after in itertools.pairwise(records)]
-    paths = sorted((folder / "checkpoints").glob("*.pt"))
-    assert len(paths) == len(records)
+    states = checkpoints(folder).values()
+    assert len(states) == len(records)
     expected = None
     sizes = [after.samples_seen - before.samples_seen for before, after in itertools.pairwise(records)]
-    for path, steps, size in zip(paths, worth, sizes, strict=False):
-        state = torch.load(path, weights_only=True)
+    for state, steps, size in zip(states, worth, sizes, strict=False):
         weights, decay = state["model"]["2.weight"].double(), 0.9**steps if is_scaled else 0.9 ** (size / 64)
         expected = weights if expected is None else decay * expected + (1 - decay) * weights
         assert torch.allclose(state["average"]["weights"]["2.weight"].double(), expected, atol=1e-6)

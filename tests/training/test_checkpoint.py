@@ -1,12 +1,10 @@
 """Checkpoints: which are kept, which are complete, which are passed over, and that training does not wait for them."""
 
-import json
 import pickle
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -20,17 +18,22 @@ from torch import nn
 from scaler import Recipe
 from scaler.errors import ClusterError, RecipeError, RunError
 from scaler.runs import RunFolder
-from scaler.training.checkpoints import writer
+from scaler.training.checkpoints import plain, writer
+from scaler.training.checkpoints.copies import copy_state
 from scaler.training.checkpoints.files import (
     SCHEMA_VERSION,
+    FileSum,
     complete_checkpoints,
     find_checkpoint,
+    open_files,
     read_manifest,
-    write_files,
+    remove_checkpoint,
+    write_manifest,
 )
-from scaler.training.checkpoints.state import copy_to_cpu, load_checkpoint, write_checkpoint
+from scaler.training.checkpoints.save import FolderWriter, save_copy
+from scaler.training.checkpoints.state import load_checkpoint, write_checkpoint
 
-STATE = {"samples_seen": 0, "weights": torch.arange(4.0)}
+STATE = {"samples_seen": 0, "model": {"weights": torch.arange(4.0)}, "moments": torch.ones(4)}
 
 
 @pytest.fixture
@@ -56,21 +59,35 @@ def alter(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def renamed(path: Path, name: str, other: str) -> None:
+    path.write_text(path.read_text().replace(f'"{name}"', f'"{other}"'))
+
+
+def replace_file(folder: RunFolder, name: str, data: bytes) -> None:
+    """Replace a file of the checkpoint at 300 samples, with the right checksum."""
+    there = open_files(folder, 300)
+    (files(folder) / f"{300:015d}" / name).write_bytes(data)
+    write_manifest(folder, {"samples_seen": 300}, {**there.files, name: FileSum.of(data)})
+
+
 def test_the_newest_checkpoint_is_found_and_read(folder: RunFolder) -> None:
     assert find_checkpoint(folder) == (300, [])
-    assert torch.equal(load_checkpoint(folder, 300)["weights"], torch.arange(4.0))
+    assert torch.equal(load_checkpoint(folder, 300)["model"]["weights"], torch.arange(4.0))
     assert complete_checkpoints(folder) == [100, 200, 300]
 
 
 @pytest.mark.parametrize(
     ("name", "harm", "reason"),
     [
-        ("{}.pt", cut_short, r"checkpoint 300 is incomplete: [\d,]+ bytes of \d+$"),
-        ("{}.pt", alter, r"checkpoint 300 was altered: its checksum does not match$"),
-        ("{}.pt", Path.unlink, r"checkpoint 300 is incomplete: its state is missing$"),
+        ("{}/model-00000.bin", cut_short, r"checkpoint 300 is incomplete: model-00000.bin has 6 bytes of 16$"),
+        ("{}/resume-00000.bin", alter, r"checkpoint 300 was altered: the checksum of resume-00000.bin does not match$"),
+        ("{}/plain.pt", alter, r"checkpoint 300 was altered: the checksum of plain.pt does not match$"),
+        ("{}/metadata.json", Path.unlink, r"checkpoint 300 is incomplete: its file metadata.json is missing$"),
         ("{}.json", Path.unlink, r"checkpoint 300 is incomplete: its manifest was not written$"),
         ("{}.json", cut_short, r"checkpoint 300 is incomplete: its manifest is not JSON$"),
         ("{}.json", lambda path: path.write_text("[1]"), r"was altered: its manifest is not a JSON object$"),
+        ("{}.json", lambda path: renamed(path, "plain.pt", "../plain.pt"), r"its manifest does not name its files$"),
+        ("{}.json", lambda path: renamed(path, "bytes", "size"), r"its manifest does not name its files$"),
     ],
 )
 def test_an_incomplete_or_altered_checkpoint_is_passed_over_for_the_one_before(
@@ -81,29 +98,32 @@ def test_an_incomplete_or_altered_checkpoint_is_passed_over_for_the_one_before(
     assert (found, samples) == (200, 300)
     assert re.search(reason, why)
     assert find_checkpoint(folder) == (200, []), "it was set aside, and is not met again"
-    assert any(path.name.endswith(".bad") for path in files(folder).iterdir()), "a person can look at it"
+    is_counted = name != "{}.json" or harm is not Path.unlink
+    assert any(path.name.endswith(".bad") for path in files(folder).iterdir()) == is_counted, "a person can look at it"
+    assert not (files(folder) / f"{300:015d}").exists()
 
 
 def test_storage_that_cannot_be_read_just_now_sets_nothing_aside(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(self: RunFolder, name: str) -> bytes:
+    def unreachable(self: RunFolder, name: str, **options: Any) -> Any:
         raise RunError("the network is down.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "read", unreachable)
+        patched.setattr(RunFolder, "read_blocks", unreachable)
         with pytest.raises(RunError, match="the network is down"):
             find_checkpoint(folder)
     assert find_checkpoint(folder) == (300, [])
 
 
 def test_with_no_checkpoint_left_nothing_begins_anew_by_itself(folder: RunFolder) -> None:
-    for path in files(folder).glob("*.pt"):
+    for path in files(folder).glob("*/model-00000.bin"):
         alter(path)
     with pytest.raises(RunError) as caught:
         find_checkpoint(folder)
     assert str(caught.value) == (
-        "run run: none of its checkpoints can be used. checkpoint 300 was altered: its checksum does not match.\n"
+        "run run: none of its checkpoints can be used. checkpoint 300 was altered: the checksum of "
+        "model-00000.bin does not match.\n"
         "  Restore one from a copy, or submit the job again; scaler does not restart from 0 automatically."
     )
     assert not list(files(folder).glob("*.bad"))
@@ -111,9 +131,10 @@ def test_with_no_checkpoint_left_nothing_begins_anew_by_itself(folder: RunFolder
 
 def test_a_first_checkpoint_that_was_cut_off_by_a_kill_is_none(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "run"))
-    folder.write("checkpoints/000000000000100.pt", b"half of i")
+    folder.write("checkpoints/000000000000100/model-00000.bin", b"half of i")
     assert find_checkpoint(folder) == (None, [(100, "checkpoint 100 is incomplete: its manifest was not written")])
     assert find_checkpoint(folder) == (None, [])
+    assert list(files(folder).iterdir()) == [], "what cannot be used takes no space"
 
 
 def test_a_checkpoint_of_another_version_is_refused_and_left_alone(folder: RunFolder) -> None:
@@ -129,7 +150,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_alone(folder: RunFo
 
 
 def test_storage_that_refuses_to_set_one_aside_is_reported(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    alter(files(folder) / f"{300:015d}.pt")
+    alter(files(folder) / f"{300:015d}/model-00000.bin")
 
     def refuse(*args: Any) -> None:
         raise PermissionError(13, "Permission denied")
@@ -149,9 +170,7 @@ def test_a_checkpoint_that_was_made_to_run_code_does_not(folder: RunFolder, tmp_
             return Path.touch, (marker,)
 
     for data in (pickle.dumps(Evil()), _saved_by_torch(Evil(), tmp_path)):
-        files(folder).joinpath(f"{300:015d}.pt").write_bytes(data)
-        about = {"schema_version": SCHEMA_VERSION, "bytes": len(data), "sha256": sha256(data).hexdigest()}
-        files(folder).joinpath(f"{300:015d}.json").write_text(json.dumps(about))
+        replace_file(folder, "plain.pt", data)
         with pytest.raises(RunError, match=r"checkpoint 300 cannot be read"):
             load_checkpoint(folder, 300)
     assert not marker.exists()
@@ -237,9 +256,7 @@ def test_a_state_that_turns_unreadable_later_ends_the_training(tmp_path: Path) -
 
 
 def test_a_checkpoint_that_torch_does_not_read_is_kept_and_no_message_asks_to_remove_it(folder: RunFolder) -> None:
-    data = BytesIO()
-    torch.save({"x": Plain()}, data)
-    write_files(folder, data.getvalue(), {"samples_seen": 300})
+    replace_file(folder, "plain.pt", plain.written({"x": Plain()}))
     with pytest.raises(RunError) as caught:
         load_checkpoint(folder, 300)
     assert str(caught.value) == (
@@ -254,7 +271,7 @@ def test_a_checkpoint_that_torch_does_not_read_is_kept_and_no_message_asks_to_re
 def test_the_copy_of_a_state_is_one_of_its_own() -> None:
     kept = np.zeros(2)
     state = {"a": [kept], "sparse": torch.eye(2).to_sparse(), "named": Plain(2)}
-    copy = copy_to_cpu(state)
+    copy = copy_state(state).plain
     kept += 1
     state["sparse"].values().add_(1)
     state["named"].x = 3
@@ -271,11 +288,11 @@ def _saved_by_torch(value: object, tmp_path: Path) -> bytes:
 def test_a_copy_shares_nothing_with_training_and_what_training_shares() -> None:
     weight = torch.ones(3)
     state = {"tied": [weight, weight.detach()], "plain": (1, "two", None), "empty": torch.empty(0)}
-    copy = copy_to_cpu(state)
+    copy = copy_state(state)
     weight += 1
-    assert copy["tied"][0].tolist() == [1, 1, 1]
-    assert copy["tied"][0] is copy["tied"][1]
-    assert copy["plain"] == (1, "two", None)
+    assert {name: piece.tensor.tolist() for name, piece in copy.pieces.items()} == {"tied/[0]": [1, 1, 1], "empty": []}
+    assert copy.plain["tied"][0] is copy.plain["tied"][1]
+    assert copy.plain["plain"] == (1, "two", None)
 
 
 def test_a_manifest_says_what_the_checkpoint_is(tmp_path: Path) -> None:
@@ -287,9 +304,13 @@ def test_a_manifest_says_what_the_checkpoint_is(tmp_path: Path) -> None:
     assert about["plan"]["global_batch_size"] == 64
     assert about["world_size"] == 1
     assert set(about["values"]) == {"accuracy", "loss"}
-    data = (folder / "checkpoints" / f"{750:015d}.pt").read_bytes()
-    assert (about["bytes"], about["sha256"]) == (len(data), sha256(data).hexdigest())
-    state = torch.load(folder / "checkpoints" / f"{750:015d}.pt", weights_only=True)
+    written = {path.name: path.read_bytes() for path in (folder / "checkpoints" / f"{750:015d}").iterdir()}
+    assert set(written) == {"model-00000.bin", "resume-00000.bin", "plain.pt", "metadata.json"}
+    assert about["bytes"] == sum(map(len, written.values()))
+    sums = {name: {"bytes": len(data), "sha256": sha256(data).hexdigest()} for name, data in written.items()}
+    assert about["files"] == sums
+    state = torch.load(folder / "checkpoints" / f"{750:015d}" / "plain.pt", weights_only=True)
+    assert state["model"]["0.weight"].shape == (16, 6)
     kept = {"model", "optimizer", "scaler", "controllers", "average", "progress", "samples_seen", "random"}
     assert kept <= set(state)
 
@@ -373,12 +394,12 @@ def test_a_checkpoint_counts_only_when_its_records_are_there(tmp_path: Path) -> 
 def test_a_checkpoint_that_cannot_be_written_is_an_event_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(folder: RunFolder, state: Any, about: Any) -> int:
-        if about["samples_seen"] < 750:
+    def full(copy: Any, writer: FolderWriter, group: Any) -> None:
+        if writer.samples_seen < 750:
             raise OSError(28, "No space left on device")
-        return write_checkpoint(folder, state, about)
+        save_copy(copy, writer, group)
 
-    monkeypatch.setattr(writer, "write_checkpoint", full)
+    monkeypatch.setattr(writer, "save_copy", full)
     training, around = in_this_process(tmp_path, make_recipe(), make_job(per_worker_batch_size=64))
     training.run()
     failed = events_of({"events": around.events}, "checkpoint_failed")
@@ -409,8 +430,7 @@ def test_a_run_that_continues_only_to_end_where_it_is_is_evaluated_there(tmp_pat
 
     training, _ = in_this_process(tmp_path, make_recipe(), job(3))
     training.run()
-    for path in (tmp_path / "checkpoints").glob("*750.*"):
-        path.unlink()
+    remove_checkpoint(RunFolder(str(tmp_path)), 750)
     training, around = in_this_process(tmp_path, make_recipe(), job(2))
     training.restore(500)
     training.run()

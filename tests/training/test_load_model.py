@@ -98,10 +98,8 @@ def copied(run: scaler.Run, tmp_path: Path) -> RunFolder:
 
 
 def saved(run: scaler.Run, samples: int) -> dict[str, Any]:
-    """Return a checkpoint's state as torch reads it."""
-    path = Path(run.folder.uri) / f"checkpoints/{samples:015d}.pt"
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    return state
+    """Return a checkpoint's state."""
+    return load_checkpoint(run.folder, samples)
 
 
 def require_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -250,12 +248,12 @@ def test_safetensors_hold_tied_weights_once_and_say_what_they_are(run: scaler.Ru
 
 
 def test_tensors_that_share_a_part_of_their_memory_are_written_in_full(run: scaler.Run, tmp_path: Path) -> None:
-    from scaler.training.checkpoints.weights import Weights, safetensors_bytes
+    from scaler.training.checkpoints.weights import Weights, write_safetensors
 
     whole = torch.arange(12.0).reshape(3, 4)
     state = {"whole": whole, "row": whole[1], "turned": whole.T, "empty": torch.zeros(0), "none": torch.zeros(0)}
     weights = Weights(samples_seen=0, is_average=False, has_average=False, state=state, manifest={})
-    (tmp_path / "f.safetensors").write_bytes(safetensors_bytes(weights, {}))
+    write_safetensors(weights, tmp_path / "f.safetensors", {})
     require_equal(dict(sorted(safetensors.load_file(tmp_path / "f.safetensors").items())), dict(sorted(state.items())))
 
 
@@ -266,14 +264,14 @@ def test_tensors_that_share_a_part_of_their_memory_are_written_in_full(run: scal
         (3, "an int"),
     ],
 )
-def test_a_value_that_safetensors_cannot_hold_is_refused(value: Tensor, kind: str) -> None:
-    from scaler.training.checkpoints.weights import Weights, count_elements, safetensors_bytes, torch_bytes
+def test_a_value_that_safetensors_cannot_hold_is_refused(value: Tensor, kind: str, tmp_path: Path) -> None:
+    from scaler.training.checkpoints.weights import Weights, count_elements, write_safetensors, write_torch
 
     weights = Weights(samples_seen=0, is_average=False, has_average=False, state={"x": value}, manifest={})
     with pytest.raises(JobFileError) as error:
-        safetensors_bytes(weights, {})
+        write_safetensors(weights, tmp_path / "x", {})
     assert str(error.value) == f"safetensors cannot hold x, which is {kind}.\n  Use the format torch."
-    assert torch_bytes(weights)
+    write_torch(weights, tmp_path / "x")
     assert count_elements(weights) == (value.numel() if isinstance(value, Tensor) else 0)
 
 
@@ -366,10 +364,10 @@ def test_no_checkpoint_has_a_value_to_be_the_best(copied: RunFolder) -> None:
 
 
 def test_an_altered_checkpoint_is_not_used_and_not_set_aside(copied: RunFolder) -> None:
-    path = Path(copied.uri) / f"checkpoints/{180:015d}.pt"
+    path = Path(copied.uri) / f"checkpoints/{180:015d}/average-00000.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert error_of(RunError, run=copied.uri, recipe=tied()) == (
-        f"run {copied.run_id}: checkpoint 180 was altered: its checksum does not match.\n"
+        f"run {copied.run_id}: checkpoint 180 was altered: the checksum of average-00000.bin does not match.\n"
         "  Use another one. It has checkpoints at these numbers of samples: 60, 120, 180."
     )
     assert path.exists()

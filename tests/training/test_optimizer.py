@@ -11,6 +11,7 @@ import pytest
 import torch
 from small_runs import (
     checkpoint,
+    checkpoints,
     in_this_process,
     make_job,
     make_recipe,
@@ -379,11 +380,10 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, name: str) -> None:
     job = library_job(name, train={"epochs": 2}, checkpoint={"every": {"samples": 40}, "keep": 99})
     seed_everything(0)
     assert in_this_process(tmp_path, make_recipe(), job)[0].run() is AttemptEnd.FINISHED
-    for path in sorted((tmp_path / "checkpoints").glob("*.pt"))[:3]:
-        saved = torch.load(path, weights_only=True)
+    for samples, saved in list(checkpoints(tmp_path).items())[:3]:
         recipe = make_recipe()
         again, _ = in_this_process(tmp_path, recipe, job)
-        again.restore(int(path.stem))
+        again.restore(samples)
         assert plain(again._stepper.optimizers[None].optimizer.state_dict()) == plain(saved["optimizer"])
         assert weights_of(recipe.model) == torch.cat([value.flatten() for value in saved["model"].values()]).tolist()
 
@@ -401,7 +401,7 @@ def test_schedule_free_is_evaluated_and_saved_at_its_average_and_trains_elsewher
     job = library_job(name, train={"epochs": 2}, checkpoint={"every": {"epochs": 1}, "keep": 9})
     training, _ = in_this_process(tmp_path, replace(recipe, evaluate=look), job)
     training.run()
-    between, end = (torch.load(path, weights_only=True) for path in sorted((tmp_path / "checkpoints").glob("*.pt")))
+    between, end = checkpoints(tmp_path).values()
     evaluations = [held[6], held[-1]]  # six batches were tried out before the first step
 
     def points(saved: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

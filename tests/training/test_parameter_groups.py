@@ -9,6 +9,7 @@ import torch
 from small_runs import (
     SAMPLES,
     checkpoint,
+    checkpoints,
     in_this_process,
     make_job,
     make_recipe,
@@ -131,10 +132,10 @@ def test_a_frozen_layer_stays_to_the_last_bit_until_its_time_and_trains_from_the
     ranks = run(tmp_path, workers, job, folder=folder)
     assert all(rank["weights"] == ranks[0]["weights"] for rank in ranks)
     start, moved = torch.tensor(first_weights())[FIRST], {}
-    for path in sorted((folder / "checkpoints").glob("*.pt")):
-        model = torch.load(path, weights_only=True)["model"]
+    for samples, state in checkpoints(folder).items():
+        model = state["model"]
         now = torch.cat([model["0.weight"].flatten(), model["0.bias"]])
-        moved[int(path.stem)] = not torch.equal(now, start)
+        moved[samples] = not torch.equal(now, start)
     assert moved == {samples: samples > SAMPLES for samples in moved}
     assert {SAMPLES, SAMPLES + 64} <= set(moved), "also the very step at which it begins"
 

@@ -131,6 +131,12 @@ def average_reason(plan: Plan) -> str:
     )
 
 
+def memory(plan: Plan) -> tuple[str, str]:
+    """Return the memory of a worker, and what it consists of."""
+    assert plan.memory is not None
+    return f"{number(plan.memory.worker_gib, 3)} GiB", plan.reasons["memory"]
+
+
 def reactions(plan: Plan) -> list[tuple[str, str]]:
     """Return what may change the learning rate or the batch during the run, and how."""
     every = f", checked every {plan.units.plural(plan.grow_every_samples)}" if plan.grow_every_samples else ""

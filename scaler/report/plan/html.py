@@ -6,6 +6,7 @@ This module computes no number.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from scaler.core.mesh import sizes_text
 from scaler.job import Job
 from scaler.plan import Phase, Plan
 from scaler.report.page.chart import SERIES, Chart, ChartSet, Line, Mark, samples_axis, sentence
@@ -22,6 +23,7 @@ from scaler.report.plan.format import (
     group_row,
     kept,
     length_reason,
+    memory,
     micro_steps,
     of_its_own,
     or_more,
@@ -184,6 +186,7 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
     options, size = optimizer_options(plan.optimizer), plan.units.plural
     return [
         ("world_size", plural(plan.world_size, "worker"), _sizes(plan, job)),
+        *([("mesh", sizes_text(plan.mesh), reasons["mesh"])] if "mesh" in reasons else []),
         ("global_batch_size", size(plan.global_batch_size), reasons["global_batch_size"]),
         (
             "per_worker_batch_size",
@@ -212,6 +215,7 @@ def _rows(plan: Plan, job: Job | None) -> list[tuple[str, str, str]]:
         _cadence(plan, job),
         *_rewarmup(plan, job),
         *([("ema_decay", option(average), average_reason(plan))] if average is not None else []),
+        *([("memory", *memory(plan))] if "memory" in reasons else []),
         *(("reacts", name, reason) for name, reason in reactions(plan)),
         (
             "optimizer",

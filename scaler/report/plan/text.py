@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from scaler.core.mesh import sizes_text
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.plan.reasons import kappa_reason
@@ -21,6 +22,7 @@ from scaler.report.plan.format import (
     group_row,
     kept,
     length_reason,
+    memory,
     micro_steps,
     of_its_own,
     or_more,
@@ -117,6 +119,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
     sizes = resizes(job) if job is not None and can_resize(plan, job) else ""
     rows = [
         ("workers", number(plan.world_size), sizes),
+        *([("mesh", sizes_text(plan.mesh), reasons["mesh"])] if "mesh" in reasons else []),
         ("global batch", plan.units.number(plan.global_batch_size), reasons["global_batch_size"]),
         ("batch ratio", ratio(plan.batch_ratio), reasons["batch_ratio"]),
         ("lr ratio", ratio(plan.lr_ratio), plan.rule_reason),
@@ -139,6 +142,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
     average = plan.phases[0].ema_decay
     if average is not None:
         rows.append(("average", option(average), average_reason(plan)))
+    rows += [("memory", *memory(plan))] if "memory" in reasons else []
     rows += [("reacts to", name, reason) for name, reason in reactions(plan)]
     if job is not None:
         climb = rewarmup(plan, job)

@@ -87,6 +87,8 @@ def _planned_start(worker: WorkerStarted, plan: Plan) -> AttemptStarted:
         peak_lr=phase.peak_lr,
         ramp=None,
         flops_per_sample=None,
+        data_parallel_size=plan.data_parallel_size,
+        mesh=plan.mesh,
     )
 
 
@@ -133,6 +135,8 @@ def find_attempts(
             AttemptRow(
                 attempt=attempt,
                 world_size=start.world_size,
+                data_parallel_size=plan.data_parallel_size,
+                mesh=plan.mesh,
                 global_batch_size=start.global_batch_size,
                 end_global_batch_size=int(_batch_sizes(ends, start, events, plan)[0]),
                 peak_lr=start.peak_lr,

@@ -15,13 +15,17 @@ MAY_DIFFER = (
     "failures",
     "reference.samples_per_s",
     "scale.num_workers",
+    "scale.mesh",
+    "train.strategy",
+    "train.fsdp",
     "train.seed",
     "train.epochs",
     "train.samples",
     "train.steps",
     "train.eval_every",
 )
-"""Keys and sections in which the run of one worker may differ: where it runs, its length, and what was measured."""
+"""Keys and sections in which the run of one worker may differ: where it runs and how the model is shared, its length,
+and what was measured."""
 
 SPLITS_A_FIXED_BATCH = ("scale.per_worker_batch_size", "scale.grad_accum_steps")
 """With ``scale.global_batch_size`` one worker computes the whole batch, in more micro-batches."""

@@ -76,9 +76,11 @@ def costs(report: Report) -> list[Fact]:
 
 
 def further_facts(report: Report) -> list[Fact]:
-    """Return facts of some runs only: work trained again, restarts, a growing batch, weight decay, groups, noise."""
+    """Return facts of some runs only: a mesh, work trained again, restarts, a growing batch, weight decay, noise."""
     plan, totals = report.plan, report.totals
     facts: list[Fact] = []
+    if mesh := plan["reasons"].get("mesh"):
+        facts.append(("mesh", mesh))
     if totals.redone_samples:
         again = f"{amount(totals.redone_samples, report.unit)} in {seconds(totals.redone_s)}, after restarts"
         facts.append(("trained again", again))

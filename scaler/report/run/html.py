@@ -6,6 +6,7 @@ This module computes no number. The charts are in ``charts``.
 from collections.abc import Mapping
 from typing import Any
 
+from scaler.core.mesh import sizes_text
 from scaler.report.page.parts import Cell, Column, Table, Tile, explained
 from scaler.report.page.shell import render_page
 from scaler.report.run.charts import make_charts
@@ -254,6 +255,8 @@ def _plan_table(plan: Mapping[str, Any]) -> Table:
     ]
     if len({phase["global_batch_size"] for phase in plan["phases"]}) > 1:
         rows.insert(1, ("phases", phase_text(plan["phases"], unit), "scale.batch_schedule"))
+    if "mesh" in plan["reasons"]:
+        rows.insert(0, ("mesh", sizes_text(plan["mesh"]), plan["reasons"]["mesh"]))
     if len({phase.get("tokens_per_sample") for phase in plan["phases"]}) > 1:
         rows.insert(1, ("tokens_per_sample", length_text(plan["phases"]), "train.sequence_lengths"))
     if plan["groups"]:

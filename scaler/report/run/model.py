@@ -151,6 +151,8 @@ class AttemptRow:
 
     attempt: int  # number of the attempt; the first is 0
     world_size: int  # workers in the group
+    data_parallel_size: int  # workers with samples of their own, among which the batch is divided
+    mesh: Mapping[str, int]  # workers in each dimension: replicate, shard, tensor, context, pipeline, expert
     global_batch_size: int  # samples in its first step, over all workers
     end_global_batch_size: int  # samples in its last step, over all workers
     peak_lr: float  # peak learning rate at the batch of its first step

@@ -1,50 +1,22 @@
-"""The state in a checkpoint: copied, written, checked and read.
+"""The state in a checkpoint: written, read, and checked.
 
 Checkpoints do not go through ``ray.train.report`` (see ``docs/decisions/0003-checkpoints.md``): every context uses the
-same files, and training does not wait for a controller. States are read with ``weights_only``, so a checkpoint cannot
-run code.
+same files, and training does not wait for a controller. Tensors are stored as their bytes and the rest is read with
+``weights_only``, so a checkpoint cannot run code.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
-from io import BytesIO
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from scaler.errors import RecipeError, RunError
+from scaler.errors import RecipeError
 from scaler.runs import RunFolder
-from scaler.training.checkpoints.files import read_files, write_files
-from scaler.training.recipe.failures import error_text
-
-
-def copy_to_cpu(value: Any, known: dict[Any, Tensor] | None = None) -> Any:
-    """Return a state with its tensors copied to the CPU, so that training can continue while the copy is written.
-
-    Tensors that share memory share it in the copy too. Values other than tensors and plain containers are copied
-    deeply.
-    """
-    known = {} if known is None else known
-    if isinstance(value, Tensor):
-        if not _is_plain(value):
-            return value.detach().clone().cpu()
-        key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
-        if key not in known or not value.numel():
-            known[key] = value.detach().to("cpu", copy=True)
-        return known[key]
-    if type(value) in (dict, OrderedDict):
-        made = type(value)((key, copy_to_cpu(item, known)) for key, item in value.items())
-        if hasattr(value, "_metadata"):  # torch's: the version of each module's state
-            made._metadata = value._metadata
-        return made
-    if type(value) in (list, tuple):
-        return type(value)(copy_to_cpu(item, known) for item in value)
-    return deepcopy(value)
+from scaler.training.checkpoints import plain
+from scaler.training.checkpoints.copies import copy_state, is_plain
+from scaler.training.checkpoints.load import PlaceTensor, open_checkpoint
+from scaler.training.checkpoints.save import FolderWriter, save_copy
 
 
 def require_readable(state: Mapping[str, Any]) -> None:
@@ -55,10 +27,10 @@ def require_readable(state: Mapping[str, Any]) -> None:
     """
     for name, value in _leaves(state):
         try:
-            _read(_written(value))
+            plain.read(plain.written(value))
         except Exception as error:  # any exception of the value's own code or of torch's reader
             raise RecipeError(
-                f"a checkpoint cannot hold {name} ({type(value).__name__}): {_why_unreadable(error)}.",
+                f"a checkpoint cannot hold {name} ({type(value).__name__}): {plain.why_unreadable(error)}.",
                 "Keep it as tensors, numbers, strings, or lists and dicts of these; or let the recipe call "
                 "torch.serialization.add_safe_globals with its class.",
             ) from error
@@ -66,7 +38,7 @@ def require_readable(state: Mapping[str, Any]) -> None:
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values of a state that are neither plain tensors nor plain values, each with its path in the state."""
-    if isinstance(value, Tensor) and _is_plain(value):
+    if isinstance(value, Tensor) and is_plain(value):
         return
     if value is None or type(value) in (bool, int, float, str):
         return
@@ -81,82 +53,39 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
-
-
-def _written(state: Any) -> bytes:
-    buffer = BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def _read(data: bytes, device: str = "cpu") -> Any:
-    return torch.load(BytesIO(data), map_location=device, weights_only=True)
-
-
-def _why_unreadable(error: Exception) -> str:
-    """Return what torch's reader does not accept, or why the value cannot be written."""
-    if not isinstance(error, UnpicklingError):
-        return error_text(error).removesuffix(".")
-    blamed = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f"torch.load(weights_only=True) does not read {blamed[1] if blamed else 'it'}"
-
-
 def write_checkpoint(folder: RunFolder, state: Mapping[str, Any], about: Mapping[str, Any]) -> int:
-    """Write a checkpoint, its manifest last.
+    """Write a checkpoint in this process alone, its manifest last; return its size in bytes.
 
     Args:
         folder: the run's.
         state: values that ``torch.load(weights_only=True)`` can read.
-        about: plain values for the manifest; its ``samples_seen`` names the files.
-
-    Returns:
-        The size in bytes.
+        about: plain values for the manifest; its ``samples_seen`` names the checkpoint.
 
     Raises:
         RecipeError: no restart could read the checkpoint; then nothing is written.
+        RunError: it cannot be written.
     """
-    data = _written(dict(state))
-    _require_read_back(data)
-    write_files(folder, data, about)
-    return len(data)
+    copy = copy_state(state)
+    writer = FolderWriter(folder, about, copy.plain)
+    save_copy(copy, writer)
+    return writer.size
 
 
-def _require_read_back(data: bytes) -> None:
-    """Raise an error if a state cannot be read again; tensors are read without their numbers if torch can do it."""
-    for device in ("meta", "cpu"):
-        try:
-            _read(data, device)
-            return
-        except NotImplementedError:  # quantized and nested tensors cannot be read without numbers
-            continue
-        except Exception as error:  # any exception of torch's reader
-            raise RecipeError(
-                f"the checkpoint cannot be read again: {_why_unreadable(error)}.",
-                "Keep the state of model and optimizer as tensors, numbers, strings, or lists and dicts of these.",
-            ) from error
+def load_checkpoint(folder: RunFolder, samples_seen: int, *, place: PlaceTensor | None = None) -> dict[str, Any]:
+    """Return a checkpoint's state.
 
+    A worker reads the tensors that it wants, or its parts of them; a file that it reads from its begin to its end is
+    compared with its checksum.
 
-def load_checkpoint(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
-    """Return a checkpoint's state, with tensors on the CPU.
+    Args:
+        folder: the run's.
+        samples_seen: of the checkpoint.
+        place: as ``Saved.read`` takes it; None: tensors on the CPU.
 
     Raises:
         RunError: the checkpoint is incomplete or altered, or has an unknown schema version.
     """
-    data = read_files(folder, samples_seen)
-    try:
-        state: dict[str, Any] = _read(data)
-    except Exception as error:  # any exception of torch's reader
-        blamed = isinstance(error, UnpicklingError) and "GLOBAL" in str(error)
-        raise RunError(
-            f"run {folder.run_id}: checkpoint {samples_seen} cannot be read, although its checksum is correct: "
-            f"{_why_unreadable(error)}.",
-            "If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
-            "resume. Keep the file: the checkpoints before it may hold the same value."
-            if blamed
-            else "Keep the file, and resume with the version of torch that wrote it.",
-        ) from error
+    state: dict[str, Any] = open_checkpoint(folder, samples_seen).read(place=place)
     return state
 
 

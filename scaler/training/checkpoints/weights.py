@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from scaler.errors import JobFileError, RunError
 from scaler.runs import RunFolder
 from scaler.training.checkpoints.choose import Which, choose_checkpoint, others
-from scaler.training.checkpoints.files import UnusableError, read_manifest
-from scaler.training.checkpoints.state import load_checkpoint, require_same_shapes
+from scaler.training.checkpoints.files import UnusableError
+from scaler.training.checkpoints.load import Saved, open_checkpoint
+from scaler.training.checkpoints.state import require_same_shapes
 from scaler.training.model.names import load_model_state, model_state, unwrapped
 from scaler.training.recipe.failures import describe_type
 
@@ -48,17 +49,23 @@ def read_weights(folder: RunFolder, which: Which, *, ema: bool | None) -> Weight
     """
     samples_seen = choose_checkpoint(folder, which)
     try:
-        saved = load_checkpoint(folder, samples_seen)
+        return _read(open_checkpoint(folder, samples_seen), which, ema=ema)
     except UnusableError as error:
         raise RunError(f"run {folder.run_id}: {error.problem}", f"Use another one. {others(folder)}") from error
-    where, average = f"run {folder.run_id}: checkpoint {samples_seen}", saved["average"]
-    manifest = read_manifest(folder, samples_seen)
+
+
+def _read(saved: Saved, which: Which, *, ema: bool | None) -> Weights:
+    """Read the chosen weights, and nothing else of the checkpoint."""
+    samples_seen, manifest = saved.files.samples_seen, saved.files.manifest
+    where, average = f"run {saved.files.folder.run_id}: checkpoint {samples_seen}", saved.state["average"]
     if ema and average is None:
         raise RunError(
             f"{where} has no average of the weights: its job has no train.ema.",
             "Leave ema out, or train with train.ema.",
         )
-    if ema is None and any(group.get("train_mode") for group in saved["optimizer"]["param_groups"]):
+    optimizers = saved.state["optimizer"]
+    states = [optimizers] if "param_groups" in optimizers else optimizers.values()
+    if ema is None and any(group.get("train_mode") for state in states for group in state["param_groups"]):
         raise RunError(
             f"{where} has the weights with which a schedule-free optimizer trains, not those that it returns.",
             "The checkpoint at the end of training has those. For these weights: ema=False, or scaler export-model "
@@ -70,7 +77,7 @@ def read_weights(folder: RunFolder, which: Which, *, ema: bool | None) -> Weight
         samples_seen=samples_seen,
         is_average=ema,
         has_average=average is not None,
-        state=average["weights"] if ema else saved["model"],
+        state=saved.read(("average", "weights") if ema else ("model",)),
         manifest=manifest,
     )
 
@@ -102,28 +109,28 @@ def count_elements(weights: Weights) -> int:
     return sum(found.values())
 
 
-def torch_bytes(weights: Weights) -> bytes:
-    """Return the content of a file that ``torch.load(file, weights_only=True)`` reads as a state for the model."""
-    buffer = BytesIO()
-    torch.save(weights.state, buffer)
-    return buffer.getvalue()
+def write_torch(weights: Weights, path: Path) -> None:
+    """Write a file that ``torch.load(file, weights_only=True)`` reads as a state for the model."""
+    with path.open("wb") as file:
+        torch.save(weights.state, file)
 
 
-def safetensors_bytes(weights: Weights, about: Mapping[str, str]) -> bytes:
-    """Return the content of a file that ``safetensors.torch.load_model`` reads.
+def write_safetensors(weights: Weights, path: Path, about: Mapping[str, str]) -> None:
+    """Write a file that ``safetensors.torch.load_model`` reads.
 
     A tensor with several names (tied weights) is in the file once; the metadata has its other names, as
     ``safetensors.torch.save_model`` writes them.
 
     Args:
         weights: to write.
+        path: of the file.
         about: metadata by name.
 
     Raises:
         JobFileError: safetensors is not installed, or cannot hold one of the values.
     """
     try:
-        from safetensors.torch import save
+        from safetensors.torch import save_file
     except ImportError:
         raise JobFileError(
             "the format safetensors needs the package safetensors, which is not installed.",
@@ -147,7 +154,7 @@ def safetensors_bytes(weights: Weights, about: Mapping[str, str]) -> bytes:
         tensors[name] = own.clone() if storage in storages and own.data_ptr() == value.data_ptr() else own
         storages.add(storage)
     try:
-        return save(tensors, metadata={"format": "pt", **about, **aliases})
+        save_file(tensors, path, metadata={"format": "pt", **about, **aliases})
     except (KeyError, ValueError, TypeError) as error:
         raise JobFileError(f"safetensors cannot hold these weights: {error}", "Use the format torch.") from error
 

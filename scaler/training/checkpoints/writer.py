@@ -1,11 +1,14 @@
 """When checkpoints are due, and the thread that writes them while training continues."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from math import isfinite
 from queue import SimpleQueue
 from threading import Event, Thread
 from time import perf_counter, time
 from typing import Any
+
+import torch.distributed as dist
 
 from scaler.errors import RecipeError, RunError, ScalerError
 from scaler.job import Job
@@ -13,16 +16,21 @@ from scaler.masking import mask_text
 from scaler.metrics.events import Checkpointed, CheckpointFailed
 from scaler.plan import Plan
 from scaler.runs import RunFolder
-from scaler.runs.filesystems import may_pass, patiently
+from scaler.runs.filesystems import may_pass
 from scaler.training.best import BestValue
+from scaler.training.checkpoints.copies import StateCopy, copy_state
 from scaler.training.checkpoints.files import complete_checkpoints, read_manifest, remove_checkpoint
-from scaler.training.checkpoints.state import copy_to_cpu, write_checkpoint
+from scaler.training.checkpoints.save import FolderWriter, save_copy
 from scaler.training.recipe.failures import error_text
 from scaler.training.worker_context import WorkerContext
 
+LONGEST_WRITE = timedelta(days=1)  # workers wait for each other's parts; a worker that is gone is noticed at once
+
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time in a thread of rank 0. Training waits for a copy in memory, not for the storage.
+    """Writes one checkpoint at a time in a thread. Training waits for a copy in memory, not for the storage.
+
+    Rank 0 writes all of a checkpoint, unless the model is sharded: then each worker writes its part.
 
     A checkpoint is complete once the records of its steps are in the folder, from every worker. So the history before a
     checkpoint is complete, whichever process dies later.
@@ -31,9 +39,13 @@ class CheckpointWriter:
         job: says how often checkpoints are written, and which are kept.
         context: gives the folder, and secures the records.
         best: the best evaluation so far.
+        is_sharded: whether each worker has a part of the model. Then every worker makes a writer at the same time.
+
+    Attributes:
+        takes_part: whether this worker writes: it calls ``save`` at each checkpoint.
     """
 
-    def __init__(self, job: Job, context: WorkerContext, best: BestValue) -> None:
+    def __init__(self, job: Job, context: WorkerContext, best: BestValue, *, is_sharded: bool = False) -> None:
         self._job, self._wanted, self._context, self._best = job, job.checkpoint, context, best
         self._saved_at = perf_counter()
         self._thread: Thread | None = None
@@ -41,6 +53,10 @@ class CheckpointWriter:
         self._events: SimpleQueue[Checkpointed | CheckpointFailed] = SimpleQueue()
         self._failure: str | None = None  # why the last checkpoint could not be written
         self._unreadable: RecipeError | None = None  # the error if the last checkpoint could not be read again
+        self._group: dist.ProcessGroup | None = None
+        if is_sharded and context.world_size > 1:  # of its own: training's collectives take place at the same time
+            self._group = dist.new_group(backend="gloo", timeout=LONGEST_WRITE)
+        self.takes_part = context.rank == 0 or self._group is not None
 
     def is_due(self) -> bool:
         """Return whether a checkpoint is due by the clock; only rank 0's clock counts."""
@@ -56,7 +72,7 @@ class CheckpointWriter:
         is_best: bool,
         began: float,
     ) -> None:
-        """Start to write the state of training; waits until the previous checkpoint is written.
+        """Start to write the state of training, or this worker's part; waits until the previous checkpoint is written.
 
         While the storage is away, the previous one is tried again; now that a newer one exists, it is given up.
 
@@ -70,7 +86,8 @@ class CheckpointWriter:
         Raises:
             RecipeError: the previous checkpoint could not be read again.
         """
-        copy, about = copy_to_cpu(state), self._about(state, plan, values, is_best=is_best)
+        copy = copy_state(state, rank=self._context.rank)
+        about = self._about(state, plan, values, is_best=is_best)
         self._is_awaited.set()
         self.wait()
         self._is_awaited.clear()
@@ -134,31 +151,41 @@ class CheckpointWriter:
             "plan": plan.to_dict(),
         }
 
-    def _write(self, state: Mapping[str, Any], about: Mapping[str, Any], began: float, stall_s: float) -> None:
-        folder, samples_seen = self._context.folder, about["samples_seen"]
+    def _write(self, copy: StateCopy, about: Mapping[str, Any], began: float, stall_s: float) -> None:
+        folder, samples_seen, rank = self._context.folder, about["samples_seen"], self._context.rank
         where = {"attempt": about["attempt"], "samples_seen": samples_seen}
+        give_up = self._is_awaited.is_set
+        writer = FolderWriter(
+            folder,
+            about,
+            copy.plain,
+            rank=rank,
+            before_manifest=lambda: self._context.secure(samples_seen, give_up=give_up),
+            give_up=give_up,
+        )
         try:
-            give_up = self._is_awaited.is_set
-            self._context.secure(samples_seen, give_up=give_up)
-            size = patiently(lambda: write_checkpoint(folder, state, about), give_up=give_up)
-            self._prune(folder, samples_seen)
+            save_copy(copy, writer, self._group)
+            if rank == 0:
+                self._prune(folder, samples_seen)
         except Exception as error:  # any filesystem's exception; training continues, and the report shows it
             self._unreadable = error if isinstance(error, RecipeError) else None
             reason = error.problem.removesuffix(".") if isinstance(error, ScalerError) else error_text(error)
             self._failure = mask_text(reason)
-            self._events.put(CheckpointFailed(time=time(), **where, reason=self._failure))
+            if rank == 0:
+                self._events.put(CheckpointFailed(time=time(), **where, reason=self._failure))
             return
         self._failure = None
-        self._events.put(
-            Checkpointed(
-                time=time(),
-                **where,
-                bytes=size,
-                best=about["is_best"],
-                seconds=perf_counter() - began,
-                stall_s=stall_s,
+        if rank == 0:
+            self._events.put(
+                Checkpointed(
+                    time=time(),
+                    **where,
+                    bytes=writer.size,
+                    best=about["is_best"],
+                    seconds=perf_counter() - began,
+                    stall_s=stall_s,
+                )
             )
-        )
 
     def _prune(self, folder: RunFolder, newest: int) -> None:
         """Remove all checkpoints but the newest ones, and the best of all; later, if the storage is away now."""

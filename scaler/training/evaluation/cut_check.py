@@ -20,6 +20,8 @@ from scaler.training.activity import Activity
 from scaler.training.data.sources import load_samples
 from scaler.training.data.stream import Stream
 from scaler.training.evaluation.loop import evaluate_alone
+from scaler.training.model.sharding import computing_dtypes
+from scaler.training.process_group import object_from_rank_0
 from scaler.training.recipe import Recipe
 
 PARTS = 4
@@ -34,7 +36,14 @@ REMEDY = (
 
 
 def cut_error(
-    recipe: Recipe, model: nn.Module, job: Job, *, batch_size: int, device: torch.device, activity: Activity
+    recipe: Recipe,
+    model: nn.Module,
+    job: Job,
+    *,
+    batch_size: int,
+    device: torch.device,
+    activity: Activity,
+    shared_by: int = 1,
 ) -> RecipeError | None:
     """Return the error for values that depend on the cut; None: there are none, or the recipe accepts them.
 
@@ -48,6 +57,7 @@ def cut_error(
         batch_size: samples in a forward pass.
         device: of the model.
         activity: updated for each batch.
+        shared_by: workers that have a part of the model each; with several, rank 0's values decide on all of them.
     """
     is_accepted = recipe.evaluate_over == "batch" or (recipe.evaluate is None and recipe.loss_over == "micro_batch")
     size = len(recipe.eval_data)  # type: ignore[arg-type]
@@ -65,11 +75,12 @@ def cut_error(
     other_parts = [whole[index::parts] for index in range(parts)]
 
     def values(*parts: Tensor, seed: int = seed) -> dict[str, float]:
-        return evaluate_alone(recipe, model, parts, device=device, activity=activity, seed=seed)
+        found = evaluate_alone(recipe, model, parts, device=device, activity=activity, seed=seed)
+        return object_from_rank_0(found, world_size=shared_by)
 
     expected = values(whole)
     first = values(*first_parts)
-    tolerance = max([TOLERANCE, *(16 * torch.finfo(dtype).eps for dtype in _dtypes(model))])
+    tolerance = max([TOLERANCE, *(16 * torch.finfo(dtype).eps for dtype in computing_dtypes(model, job))])
     names = _differing(expected, first, list(expected), tolerance)
     if names:
         names = _differing(expected, values(*other_parts), names, tolerance)
@@ -86,10 +97,6 @@ def cut_error(
         f"{first[names[0]]:.4g}.",
         REMEDY,
     )
-
-
-def _dtypes(model: nn.Module) -> set[torch.dtype]:
-    return {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
 
 
 def _differing(

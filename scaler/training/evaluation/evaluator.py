@@ -25,6 +25,7 @@ class Evaluator:
         module: the model, not wrapped.
         average: the average of its weights; None: there is none.
         activity: updated for each batch.
+        is_sharded: whether the model is sharded, so that every worker evaluates equally many batches.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Evaluator:
         module: nn.Module,
         average: WeightAverage | None,
         activity: Activity,
+        *,
+        is_sharded: bool = False,
     ) -> None:
         self._sets, self._context, self._module, self._average = eval_sets(recipe), context, module, average
-        self._activity = activity
+        self._activity, self._is_sharded = activity, is_sharded
 
     @property
     def is_there(self) -> bool:
@@ -109,7 +112,15 @@ class Evaluator:
     def _cut_error(self, job: Job, plan: Plan) -> RecipeError | None:
         for one in self._sets:
             size, device = one.samples_of_a_batch(plan), self._context.device
-            error = cut_error(one.recipe, self._module, job, batch_size=size, device=device, activity=self._activity)
+            error = cut_error(
+                one.recipe,
+                self._module,
+                job,
+                batch_size=size,
+                device=device,
+                activity=self._activity,
+                shared_by=self._context.world_size if self._is_sharded else 1,
+            )
             if error is not None:
                 return one.named_error(error)
         return None
@@ -127,4 +138,5 @@ class Evaluator:
             most_samples=size * context.world_size if one_batch else None,
             whole_batches=one.batch_size is not None,
             data_workers=one.data_workers,
+            is_sharded=self._is_sharded,
         )

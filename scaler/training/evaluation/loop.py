@@ -18,6 +18,7 @@ from scaler.training.evaluation.results import EvaluationResults, describe
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.losses import evaluated_loss
 from scaler.training.model.modes import evaluation_mode
+from scaler.training.model.sharding import outside_forward, shard_again
 from scaler.training.randomness import random_state_kept, seed_batch
 from scaler.training.recipe import Recipe
 
@@ -34,6 +35,7 @@ def evaluate(
     most_samples: int | None = None,
     whole_batches: bool = False,
     data_workers: int = 0,
+    is_sharded: bool = False,
 ) -> dict[str, float]:
     """Return each value over every sample of ``eval_data``, the same on every worker.
 
@@ -49,17 +51,30 @@ def evaluate(
         whole_batches: whether workers share whole batches, which are then the same on any number of workers. False:
             they share samples, evenly.
         data_workers: processes that load batches.
+        is_sharded: whether the model is sharded: every worker evaluates equally many batches then, because they wait
+            for each other in each.
     """
     size = len(recipe.eval_data)  # type: ignore[arg-type]
     size = size if most_samples is None else min(size, most_samples)
     unit = batch_size if whole_batches else 1
-    first, end = share_bounds(-(-size // unit), parts=world_size, index=rank)
-    start, stop = first * unit, min(size, end * unit)
-    has_samples = stop > start
-    # A worker with an empty share runs one sample, to learn the names of the values.
-    indices = torch.split(torch.arange(start, stop), batch_size) if has_samples else [torch.tensor([0])]
-    results = EvaluationResults(recipe, world_size=world_size, device=device, has_samples=has_samples)
-    return _evaluated(recipe, model, indices, results, device=device, activity=activity, data_workers=data_workers)
+    units = -(-size // unit)
+    first, end = share_bounds(units, parts=world_size, index=rank)
+    share = torch.arange(min(size, first * unit), min(size, end * unit))
+    indices = list(torch.split(share, batch_size)) if len(share) else []
+    padding = None
+    if is_sharded:
+        largest = -(-units // world_size)
+        wanted = -(-largest * unit // batch_size)  # batches of the largest share
+        if len(indices) < wanted <= len(share) and not whole_batches:
+            indices = list(torch.tensor_split(share, wanted))
+        if len(indices) < wanted:
+            padding = torch.arange(min(size, batch_size))
+    elif not indices:
+        padding = torch.tensor([0])  # to learn the names of the values
+    results = EvaluationResults(recipe, world_size=world_size, device=device, is_sharded=is_sharded)
+    return _evaluated(
+        recipe, model, indices, results, padding=padding, device=device, activity=activity, data_workers=data_workers
+    )
 
 
 def evaluate_alone(
@@ -75,7 +90,7 @@ def evaluate_alone(
         activity: updated for each batch.
         seed: of the random numbers.
     """
-    results = EvaluationResults(recipe, world_size=1, device=device, has_samples=True)
+    results = EvaluationResults(recipe, world_size=1, device=device)
     return _evaluated(recipe, model, indices, results, device=device, activity=activity, seed=seed)
 
 
@@ -87,14 +102,16 @@ def _evaluated(
     *,
     device: torch.device,
     activity: Activity,
+    padding: Tensor | None = None,
     data_workers: int = 0,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Return the recipe's values for some batches of ``eval_data``.
+    """Return the recipe's values for some batches of ``eval_data``, after a batch ``padding`` that does not count.
 
     Random numbers start from the seed and the first sample of each batch. Those of the training are kept.
     """
-    indices, data = list(indices), recipe.eval_data
+    counts = [0] * (padding is not None) + [len(index) for index in indices]
+    indices, data = [*([padding] if padding is not None else []), *indices], recipe.eval_data
     is_random = not (isinstance(data, Stream) or type(data) is TensorDataset)  # loading may draw from the globals
     seeds = [stream_seed(seed, "evaluation data", int(index[0])) for index in indices] if is_random else None
     source = batches(recipe, data, indices, data_workers=data_workers, pin=False, seeds=seeds)
@@ -109,7 +126,8 @@ def _evaluated(
                     again = True
                     while again:  # a second time if metric objects are recorded from now on
                         seed_batch(stream_seed(seed, "evaluation", int(index[0])), device)
-                        again = results.add(_values(recipe, model, batch), samples=len(index))
+                        again = results.add(_values(recipe, model, batch), samples=counts[number])
+            shard_again(model)
             activity.begin(WAITING)
             seed_batch(seed, device)
             return results.values()
@@ -119,10 +137,16 @@ def _evaluated(
 
 def _values(recipe: Recipe, model: nn.Module, batch: Any) -> Mapping[Any, Any]:
     """Return the recipe's values for one batch, by name."""
-    if recipe.evaluate is not None:
-        found = recipe.evaluate(model, batch)
-        if not isinstance(found, Mapping):
-            raise RecipeError(f"evaluate(model, batch) returned {describe(found)}.", "Return a dict of named values.")
-        return found
-    assert recipe.loss is not None  # a recipe with step has evaluate
-    return evaluated_loss(recipe.loss(model, batch))
+    try:
+        if recipe.evaluate is not None:
+            found = recipe.evaluate(model, batch)
+        else:
+            assert recipe.loss is not None  # a recipe with step has evaluate
+            found = evaluated_loss(recipe.loss(model, batch))
+    except Exception as error:
+        if (failure := outside_forward(error)) is not None:
+            raise failure from error
+        raise
+    if not isinstance(found, Mapping):
+        raise RecipeError(f"evaluate(model, batch) returned {describe(found)}.", "Return a dict of named values.")
+    return found

@@ -64,6 +64,12 @@ class MetricObject:
             ) from None
         self._calls = calls
 
+    def forget(self) -> None:
+        """Empty the object: the updates so far do not count."""
+        if self._calls is not None:
+            self._calls.clear()
+        self.metric.reset()
+
     def close(self) -> None:
         """Empty the object, and restore its ``update``."""
         if self._calls is not None:
@@ -71,12 +77,12 @@ class MetricObject:
             self._calls = None
         self.metric.reset()
 
-    def value(self, *, world_size: int, has_samples: bool) -> Any:
+    def value(self, *, world_size: int) -> Any:
         """Return what the object computes over the data of all workers, the same on every worker."""
         if world_size > 1 and self._calls is not None:
-            self._replay(world_size, self._calls if has_samples else [])
+            self._replay(world_size, self._calls)
         elif world_size > 1:
-            self._combine(world_size, has_samples=has_samples)
+            self._combine(world_size)
         return _computed(self.metric)
 
     def _replay(self, world_size: int, calls: Sequence[Call]) -> None:
@@ -88,9 +94,9 @@ class MetricObject:
         for args, kwargs in (call for theirs in gathered for call in theirs):
             self.metric.update(*args, **kwargs)
 
-    def _combine(self, world_size: int, *, has_samples: bool) -> None:
+    def _combine(self, world_size: int) -> None:
         parts = _parts(self.metric)
-        mine = [_State(part._update_count if has_samples else 0, _state(part)) for part in parts]
+        mine = [_State(part._update_count, _state(part)) for part in parts]
         gathered: list[list[_State]] = [[] for _ in range(world_size)]
         dist.all_gather_object(gathered, mine)
         for part, states in zip(parts, zip(*gathered, strict=True), strict=True):

@@ -14,6 +14,7 @@ from scaler.metrics.mean import Mean
 from scaler.metrics.means import means_of
 from scaler.training.data.containers import to_cpu
 from scaler.training.evaluation.metric_objects import MetricObject, has_rows, is_metric, values_of
+from scaler.training.process_group import max_over_workers, object_from_rank_0
 from scaler.training.recipe import Recipe
 from scaler.training.recipe.failures import describe_type
 
@@ -28,12 +29,12 @@ class EvaluationResults:
         recipe: its ``metrics``.
         world_size: workers that share the data.
         device: of the process group.
-        has_samples: whether this worker's share has any samples; if not, what it adds does not count.
+        is_sharded: whether every worker must evaluate equally often.
     """
 
-    def __init__(self, recipe: Recipe, *, world_size: int, device: torch.device, has_samples: bool) -> None:
+    def __init__(self, recipe: Recipe, *, world_size: int, device: torch.device, is_sharded: bool = False) -> None:
         self._metrics, self._world_size, self._device = recipe.metrics, world_size, device
-        self._has_samples = has_samples
+        self._is_sharded = is_sharded
         self._wanted, self._wants_all = _parameters(recipe)
         self._kinds: dict[str, str] = {}
         self._means: dict[str, Mean] = {}
@@ -44,6 +45,10 @@ class EvaluationResults:
         """Add a batch's values; return True if the batch must be evaluated again, because nothing was added.
 
         This happens for the first batch on several workers, if updates of a metric object must be recorded.
+
+        Args:
+            found: what the recipe returned.
+            samples: in the batch; 0: its values do not count. Such a batch comes before all others.
         """
         is_first = not self._kinds
         for name, value in found.items():
@@ -51,14 +56,23 @@ class EvaluationResults:
         unrecorded = [
             one for one in self._objects.values() if is_first and self._world_size > 1 and not one.can_combine
         ]
-        if unrecorded:
+        if is_first and self._is_again(bool(unrecorded)):
             for one in self._objects.values():
-                one.record_updates() if one in unrecorded else one.metric.reset()
+                one.record_updates() if one in unrecorded else one.forget()
             return True
-        if self._has_samples:
-            for name, value in found.items():
-                self._count(name, value, samples)
+        if not samples:
+            for one in self._objects.values():
+                one.forget()
+            return False
+        for name, value in found.items():
+            self._count(name, value, samples)
         return False
+
+    def _is_again(self, mine: bool) -> bool:
+        """Return whether this worker evaluates its first batch again; with a sharded model, the same on all."""
+        if not self._is_sharded:
+            return mine
+        return bool(max_over_workers([mine], world_size=self._world_size, device=self._device)[0])
 
     def values(self) -> dict[str, float]:
         """Return the values over all batches of all workers, the same on every worker.
@@ -77,7 +91,7 @@ class EvaluationResults:
         sums, weights = both.cpu().numpy()
         values: dict[str, Any] = dict(zip(numbers, means_of(sums, weights).tolist(), strict=True))
         for name in sorted(name for name, what in kinds.items() if what == OBJECT):
-            computed = self._objects[name].value(world_size=self._world_size, has_samples=self._has_samples)
+            computed = self._objects[name].value(world_size=self._world_size)
             values |= {
                 key: _number(key, value, says="its metric object computes")
                 for key, value in values_of(name, computed).items()
@@ -166,11 +180,7 @@ class EvaluationResults:
         twice = sorted(numbers.keys() & values.keys())
         if twice:
             raise RecipeError(f"metrics and evaluate both return {twice[0]}.", "Give one of them another name.")
-        if self._world_size > 1:
-            of_rank_0 = [numbers]
-            dist.broadcast_object_list(of_rank_0, 0)
-            numbers = of_rank_0[0]
-        return numbers
+        return object_from_rank_0(numbers, world_size=self._world_size)
 
 
 def _parameters(recipe: Recipe) -> tuple[dict[str, bool], bool]:

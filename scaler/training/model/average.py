@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from scaler.training.gradients.norm import values_of
 from scaler.training.model.names import load_model_state, model_state
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -47,4 +48,4 @@ class WeightAverage:
 
     @torch.no_grad()
     def _lerp(self, averaged: Tensors, current: Tensors, _: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, current, 1.0 - self._decay)
+        torch._foreach_lerp_(values_of(averaged), values_of(current), 1.0 - self._decay)

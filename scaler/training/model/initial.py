@@ -30,7 +30,7 @@ def materialize(
     Raises:
         RecipeError: a module has no ``reset_parameters``, and there is no ``initialize``.
     """
-    made: dict[int, Tensor] = {}  # by id of the old one: tied weights stay tied
+    made: dict[int, tuple[Tensor, Tensor]] = {}  # by id: the old tensor and its new one, so that tied weights stay tied
     waiting: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules(prefix=inside):
         if _allocate(module, device, made):
@@ -56,7 +56,7 @@ def _reset(module: nn.Module, name: str) -> None:
     reset()
 
 
-def _allocate(module: nn.Module, device: torch.device, made: dict[int, Tensor]) -> bool:
+def _allocate(module: nn.Module, device: torch.device, made: dict[int, tuple[Tensor, Tensor]]) -> bool:
     """Replace a module's own tensors on the meta device by empty ones; return whether it had some."""
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     missing = [(name, tensor) for name, tensor in own if tensor.is_meta]
@@ -64,6 +64,7 @@ def _allocate(module: nn.Module, device: torch.device, made: dict[int, Tensor]) 
         if id(tensor) not in made:
             empty = torch.empty_like(tensor, device=device)
             is_parameter = isinstance(tensor, nn.Parameter)
-            made[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
-        setattr(module, name, made[id(tensor)])
+            new = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
+            made[id(tensor)] = tensor, new
+        setattr(module, name, made[id(tensor)][1])
     return bool(missing)

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scaler.training.model.sharding import shard_again
 from scaler.training.randomness import random_state, set_random_state
+
+_KEPT = ("_state_dict_pre_hooks", "_load_state_dict_pre_hooks")  # torch adds its own in the first forward of a shard
 
 
 @contextmanager
@@ -16,10 +19,11 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Restore what a ``with`` block changes in a model and in the random numbers.
 
     Restored are weights, buffers, gradients, modes and other attributes of every module, and the random states of
-    torch, numpy and Python. State that a recipe keeps outside its model is not restored.
+    torch, numpy and Python. State that a recipe keeps outside its model is not restored. Until the block ends, a copy
+    of this worker's weights exists: as much memory as the gradients of a step need.
 
     Args:
-        model: not wrapped.
+        model: not wrapped; it may be sharded.
         device: its random state is restored too, beside the CPU's.
     """
     random_numbers = random_state(device)
@@ -31,6 +35,7 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        shard_again(model)
         for module, before in zip(modules, attributes, strict=True):
             _put_back(module, before)
         with torch.no_grad():
@@ -45,7 +50,7 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Return each attribute of a module, with a copy of its value if the value can change in place."""
-    return {name: (value, _copied(value)) for name, value in vars(module).items()}
+    return {name: (value, _copied(value)) for name, value in vars(module).items() if name not in _KEPT}
 
 
 def _copied(value: object) -> Any:
@@ -58,7 +63,7 @@ def _copied(value: object) -> Any:
 
 def _put_back(module: nn.Module, before: Mapping[str, tuple[Any, Any]]) -> None:
     now = vars(module)
-    for name in now.keys() - before.keys():
+    for name in now.keys() - before.keys() - set(_KEPT):
         del now[name]
     for name, (value, copy) in before.items():
         now[name] = value

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from scaler.errors import RecipeError
 from scaler.job import Job
@@ -151,10 +152,15 @@ class ScaledOptimizer:
         set_constants(self.optimizer, self._phase, self._groups, cycles_momentum=self._cycles_momentum)
 
     def take(self, step: Callable[[], object]) -> None:
-        """Let the optimizer step; translate the error of torch optimizers that refuse sparse gradients."""
+        """Let the optimizer step; translate errors of optimizers that refuse sparse gradients or sharded weights."""
         try:
             step()
-        except (RuntimeError, NotImplementedError) as error:
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            if any(isinstance(parameter, DTensor) for parameter in self.parameters):
+                raise RecipeError(
+                    f"the optimizer {type(self.optimizer).__name__} cannot train sharded weights: {error_text(error)}",
+                    "Use train.strategy: ddp, or an optimizer that computes each element alone, such as adamw or sgd.",
+                ) from error
             names = [name for name, p in self._named.items() if p.grad is not None and p.grad.is_sparse]
             if not names:
                 raise

@@ -24,11 +24,11 @@ from scaler.training.model.blocks import modules_that_match, outermost, repeated
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
 from scaler.training.model.names import plain_names
+from scaler.training.model.sharding import DTYPES
 from scaler.training.parallel.gradient_sum import sparse_parameters
 from scaler.training.parallel.strategy import GradientReduction, OnPart
 from scaler.training.process_group import group_of_one
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REPLICATE, SHARD = "replicate", "shard"
 
 

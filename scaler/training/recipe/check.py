@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from scaler.core.mesh import DATA, mesh_text
 from scaler.core.nearest import did_you_mean
-from scaler.errors import RecipeError
+from scaler.errors import JobFileError, RecipeError
 from scaler.training.model.names import named_parameters
 
 if TYPE_CHECKING:
@@ -24,9 +25,16 @@ def require_planned(recipe: Recipe, job: "Job", plan: "Plan") -> None:
     Raises:
         RecipeError: the training set's size, the parameter groups, the optimizers or the model's parameters differ
             from the plan's; several processes would read an iterable; or as ``require_several``.
+        JobFileError: the mesh has a dimension that only a loop of one's own can have.
     """
     from scaler.training.data.stream import Stream  # this file is imported without torch
 
+    of_own_loops = {name: size for name, size in plan.mesh.items() if name not in DATA and size > 1}
+    if of_own_loops:
+        raise JobFileError(
+            f"scale.mesh = {mesh_text(of_own_loops)}, and scaler's own loop copies and shards the model only.",
+            f"Leave {' and '.join(of_own_loops)} out, or write a loop of your own: scaler.start(mesh=...).",
+        )
     if (size := len(recipe.train_data)) != plan.num_samples:  # type: ignore[arg-type]
         raise RecipeError(
             f"train.num_samples = {plan.num_samples}, but the recipe's train_data has {size} samples.",

@@ -6,11 +6,21 @@ from torch import nn
 from scaler.errors import RecipeError
 from scaler.plan import Plan
 from scaler.training.data.batches import batches, to_device
+from scaler.training.model.sharding import shard_again
 from scaler.training.recipe import Recipe
+from scaler.training.start_checks.shared_failure import failing_together, lone_failures_raised
 
 
+@lone_failures_raised()
 def require_samples_for_norms(
-    recipe: Recipe, model: nn.Module, plan: Plan, *, samples_seen: int, device: torch.device, data_workers: int
+    recipe: Recipe,
+    model: nn.Module,
+    plan: Plan,
+    *,
+    samples_seen: int,
+    device: torch.device,
+    data_workers: int,
+    is_sharded: bool = False,
 ) -> None:
     """Raise an error if a later step gives a worker a single sample and the model's BatchNorm needs more.
 
@@ -24,6 +34,7 @@ def require_samples_for_norms(
         samples_seen: where it starts.
         device: of the model.
         data_workers: of the job; if there are any, one such process loads the sample.
+        is_sharded: whether the model is sharded, so that every worker runs the same forward passes.
 
     Raises:
         RecipeError: BatchNorm refuses one sample; names the step.
@@ -35,11 +46,13 @@ def require_samples_for_norms(
     first, workers = [torch.zeros(1, dtype=torch.int64)], min(1, data_workers)
     (sample,) = batches(recipe, recipe.train_data, first, data_workers=workers, pin=False)
     try:
-        recipe.loss(model, to_device(sample, device))
+        with failing_together(model, is_sharded=is_sharded, world_size=plan.world_size):
+            recipe.loss(model, to_device(sample, device))
     except Exception as error:
         if is_single_sample_error(error):
             raise single_sample_error(plan, samples_seen=at) from error
     finally:
+        shard_again(model)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])

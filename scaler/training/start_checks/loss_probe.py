@@ -39,6 +39,7 @@ from scaler.training.start_checks.loss_values import (
     sum_of_means,
 )
 from scaler.training.start_checks.probed_loss import ProbedLoss
+from scaler.training.start_checks.shared_failure import lone_failures_raised
 from scaler.training.worker_context import WorkerContext
 
 RANDOM_TOLERANCE = 0.1  # for a random loss, if the difference also exceeds RANDOM_ERRORS standard errors
@@ -63,8 +64,16 @@ class LossProbe:
     why_not: str | None = None
 
 
+@lone_failures_raised()
 def probe_loss(
-    recipe: Recipe, model: nn.Module, job: Job, plan: Plan, context: WorkerContext, *, is_start: bool
+    recipe: Recipe,
+    model: nn.Module,
+    job: Job,
+    plan: Plan,
+    context: WorkerContext,
+    *,
+    is_start: bool,
+    is_sharded: bool = False,
 ) -> LossProbe:
     """Measure whether the recipe's loss is a mean over samples; called by all workers, before the first step.
 
@@ -78,6 +87,7 @@ def probe_loss(
         context: this worker's rank and device.
         is_start: False: only find out whether the loss gathers, because trained weights show less than those at the
             start.
+        is_sharded: whether the model is sharded, so that every worker runs the same forward passes.
 
     Raises:
         RecipeError: the loss is not a mean over samples, and the recipe does not say so; it is not a scalar tensor with
@@ -89,7 +99,7 @@ def probe_loss(
     found: LossProbe | RecipeError
     with untouched(model, context.device):
         try:
-            found = _Probe(recipe, model, job, plan, context).look(is_start=is_start)
+            found = _Probe(recipe, model, job, plan, context, is_sharded=is_sharded).look(is_start=is_start)
             _require_one_micro_batch(found, job, plan)
         except RecipeError as error:
             found = error
@@ -114,8 +124,10 @@ def _require_one_micro_batch(found: LossProbe, job: Job, plan: Plan) -> None:
 class _Probe:
     """The probe of a loss on one worker; every worker has the same samples and random numbers."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, job: Job, plan: Plan, context: WorkerContext) -> None:
-        self._model, self._loss = model, ProbedLoss(recipe, model, job, plan, context)
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, job: Job, plan: Plan, context: WorkerContext, *, is_sharded: bool
+    ) -> None:
+        self._model, self._loss = model, ProbedLoss(recipe, model, job, plan, context, is_sharded=is_sharded)
         self._device, self._rank, self._world_size = context.device, context.rank, context.world_size
 
     def look(self, *, is_start: bool) -> LossProbe:

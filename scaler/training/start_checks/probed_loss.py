@@ -1,7 +1,7 @@
 """The recipe's loss on a few samples, with fixed random numbers: what ``loss_probe`` measures."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,9 +20,12 @@ from scaler.training.data.stream import own_order
 from scaler.training.device import is_out_of_memory
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.losses import read_loss
+from scaler.training.model.sharding import computing_dtypes
+from scaler.training.process_group import object_from_rank_0
 from scaler.training.randomness import seed_everything
 from scaler.training.recipe import Recipe
 from scaler.training.start_checks.loss_values import LossValue
+from scaler.training.start_checks.shared_failure import failing_together
 from scaler.training.worker_context import WorkerContext
 
 SAMPLES, PART = 8, 2
@@ -38,6 +41,8 @@ class ProbedLoss:
         job: seed and precision.
         plan: of this attempt.
         context: this worker's device and world size.
+        is_sharded: whether the model is sharded. Then every worker must run the same forward passes: rank 0's losses
+            decide on all of them.
 
     Attributes:
         gathers: whether the loss is over the global batch, as far as known.
@@ -46,8 +51,11 @@ class ProbedLoss:
         parts: the same indices in parts.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, job: Job, plan: Plan, context: WorkerContext) -> None:
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, job: Job, plan: Plan, context: WorkerContext, *, is_sharded: bool
+    ) -> None:
         self._recipe, self._model, self._plan, self._seed = recipe, model, plan, job.train.seed
+        self._is_sharded, self._dtypes = is_sharded, computing_dtypes(model, job)
         self._device, self._world_size = context.device, context.world_size
         self.gathers = recipe.loss_over == "global_batch"
         precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[job.train.precision]
@@ -68,7 +76,8 @@ class ProbedLoss:
         size = min(most, self._plan.num_samples)
         is_own = own_order(self._recipe.train_data) is not None
         order = OwnOrder() if is_own else EpochOrder(self._plan.num_samples, seed=self._seed)
-        self._data = self._samples(order.slice(0, size))
+        with self._failing_together():
+            self._data = self._samples(order.slice(0, size))
         self.whole = torch.arange(size)
         self.parts = torch.split(self.whole, PART if size >= 2 * PART else 1)
 
@@ -89,7 +98,23 @@ class ProbedLoss:
             return self.value(self.whole)
 
     def value(self, indices: Tensor, *, seed: int = 0, is_alone: bool = True) -> LossValue:
-        """Return the loss of some of the samples, with random numbers of a seed."""
+        """Return the loss of some of the samples, with random numbers of a seed.
+
+        Raises:
+            RecipeError: the recipe does not return a loss, or uses a sharded model's weights outside ``forward``.
+        """
+        with self._failing_together():
+            found = self._computed(indices, seed=seed, is_alone=is_alone)
+        if self._is_sharded and is_alone:
+            found, self.gathers, self.tolerance = object_from_rank_0(
+                (found, self.gathers, self.tolerance), world_size=self._world_size
+            )
+        return found
+
+    def _failing_together(self) -> AbstractContextManager[None]:
+        return failing_together(self._model, is_sharded=self._is_sharded, world_size=self._world_size)
+
+    def _computed(self, indices: Tensor, *, seed: int, is_alone: bool) -> LossValue:
         seed_everything(stream_seed(self._seed, "loss probe", seed))
         batch = next(batches(self._recipe, self._data, [indices], data_workers=0, pin=False))
         half = self._autocast
@@ -108,8 +133,7 @@ class ProbedLoss:
 
     def _allow_rounding(self, values: Sequence[Tensor]) -> None:
         """Raise the tolerance to the rounding of the coarsest dtype that the loss uses."""
-        made_with = [*self._model.parameters(), *values]
-        dtypes = {tensor.dtype for tensor in made_with if tensor.is_floating_point()}
+        dtypes = self._dtypes | {value.dtype for value in values}
         dtypes |= {self._autocast} if self._autocast is not None else set()
         self.tolerance = max([TOLERANCE, *(8 * torch.finfo(dtype).eps for dtype in dtypes)])
 

@@ -48,6 +48,7 @@ def check_start(
     activity: Activity,
     samples_seen: int,
     digests: Digests,
+    is_sharded: bool = False,
 ) -> Start:
     """Check the data, the loss and the evaluation, and restore everything afterwards.
 
@@ -61,6 +62,7 @@ def check_start(
         activity: updated with what this worker is doing.
         samples_seen: where the attempt begins.
         digests: of the data that a checkpoint was trained on; empty without one.
+        is_sharded: whether the model is sharded, so that every worker runs the same forward passes.
 
     Raises:
         RecipeError: BatchNorm gets a share of one sample; the data differ between workers or from the run's first
@@ -69,7 +71,13 @@ def check_start(
     workers, is_start = job.train.data_workers, samples_seen == 0
     at_length = with_length_of(recipe, plan.phase_at(samples_seen))
     require_samples_for_norms(
-        at_length, model, plan, samples_seen=samples_seen, device=context.device, data_workers=workers
+        at_length,
+        model,
+        plan,
+        samples_seen=samples_seen,
+        device=context.device,
+        data_workers=workers,
+        is_sharded=is_sharded,
     )
     if job.train.check_data:
         found = data_digests(recipe, data_workers=workers)
@@ -80,7 +88,7 @@ def check_start(
     began = perf_counter()
     activity.begin(COMPUTING)
     with without_tf32(context.device):
-        loss = probe_loss(at_length, model, job, plan, context, is_start=is_start)
+        loss = probe_loss(at_length, model, job, plan, context, is_start=is_start, is_sharded=is_sharded)
         evaluation.check(job, plan, is_start=is_start)
     seconds = perf_counter() - began
     return Start(digests=digests, gathers=loss.gathers, seconds=seconds, loss_not_checked=loss.why_not)
