@@ -9,6 +9,7 @@ for fp32 weights; there, 16-bit weights and gradients with fp32 copies take as m
 
 from collections.abc import Mapping
 
+from scaler.core.mesh import model_parallel_size
 from scaler.core.optimizers import optimizer_facts
 from scaler.job import Job
 from scaler.plan.model import Plan, PlanMemory
@@ -18,13 +19,17 @@ LEAST_GIB = 0.1  # of the whole model: less is no reason to shard it
 
 
 def plan_memory(plan: Plan, job: Job, sizes: Mapping[str, int]) -> PlanMemory | None:
-    """Return the memory of the whole model, and of a worker with either strategy; None: an optimizer's is not known.
+    """Return the memory of the whole model, and of a worker with either strategy.
+
+    None: an optimizer's state is not known, or a loop of one's own divides the model in other ways too.
 
     Args:
         plan: complete but for its memory.
         job: that the plan was made from.
         sizes: number of elements of each of the model's parameters, by name.
     """
+    if model_parallel_size(plan.mesh) * plan.mesh["expert"] > 1:
+        return None
     frozen = {name for group in plan.groups if group.frozen and group.unfreeze_at is None for name in group.tensors}
     options = dict.fromkeys(sizes, plan.optimizer) | {
         name: own.optimizer for own in plan.optimizers for name in own.tensors

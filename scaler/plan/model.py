@@ -153,7 +153,7 @@ class Plan:
     optimizers: tuple[PlanOptimizer, ...] = ()  # of several optimizers, those with a reference of their own
     # of the model that the plan was made for; empty unless groups or optimizers depend on them
     parameters: Mapping[str, PlanParameter] = field(default_factory=dict)
-    memory: PlanMemory | None = None  # None: the plan was made without the model, or an optimizer's state is not known
+    memory: PlanMemory | None = None  # None: not known, as the plan was made without the model
     # what can change the learning rate or the batch in training: adascale, noise_scale, plateau, divergence
     reacts: tuple[str, ...]
     lr_curve: tuple[tuple[int, float], ...]  # points [samples_seen, learning rate] of the schedule, for drawing

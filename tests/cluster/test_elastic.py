@@ -32,6 +32,12 @@ def test_workers_are_counted_by_what_each_node_has_free(
     assert count_workers(nodes, {"CPU": 1.0, "GPU": 0.0}, held=held, most=3) == workers, why
 
 
+def test_workers_are_counted_in_steps_that_fit_the_mesh() -> None:
+    nodes = [Node(node_id=f"node-{i}", host="", port=0, free={"CPU": 3.0}) for i in range(3)]
+    for most, step, workers in ((12, 1, 9), (12, 2, 8), (12, 4, 8), (4, 4, 4), (12, 6, 6), (12, 12, 0)):
+        assert count_workers(nodes, {"CPU": 1.0}, held={}, most=most, step=step) == workers
+
+
 def test_a_third_of_a_cpu_fits_three_times() -> None:
     nodes = [Node(node_id="a", host="", port=0, free={"CPU": 1.0})]
     assert count_workers(nodes, {"CPU": 1 / 3}, held={}, most=9) == 3

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -118,6 +119,33 @@ class TestTheInstalledRay:
                 if hook.removeprefix("async ").startswith(f"{base.__name__}.")
             }
             assert overridden <= listed, each
+
+    @pytest.mark.parametrize(("cpus", "started", "asked"), [(7.0, 6, "4 -> 6 workers"), (5.0, 4, None)])
+    def test_has_an_elastic_group_in_steps_that_fit_the_mesh(
+        self, internals: Any, monkeypatch: pytest.MonkeyPatch, cpus: float, started: int, asked: str | None
+    ) -> None:
+        from scaler.cluster import scaling_policy
+        from scaler.cluster.capacity import Node
+
+        free = {"CPU": cpus}
+        nodes = [Node(node_id="a", host="", port=0, free=free)]
+        monkeypatch.setattr(scaling_policy, "usable_nodes", lambda: nodes)
+        monkeypatch.setattr(scaling_policy, "reachable_nodes", lambda found: found)
+        config = internals.ScalingConfig(num_workers=(2, 8), resources_per_worker={"CPU": 1.0})
+        leave = Mock()
+        policy = scaling_policy.ElasticPolicy(
+            config, step=2, collector=leave, steady_s=0.0, patience_s=0.0, asks_for_nodes=False
+        )
+        assert policy.make_decision_for_non_running_worker_group().num_workers == started
+        free["CPU"] -= 4  # a group of 4 workers runs
+        worker = Mock()
+        worker.metadata.node_id = "a"
+        group = Mock(start_time=0.0, num_workers=4, workers=[worker] * 4)
+        monkeypatch.setattr(scaling_policy, "CHECK_S", 0.0)
+        for _ in range(2):  # the second time, the size has been possible for steady_s
+            policy.make_decision_for_running_worker_group(group, Mock())
+        calls = [call.args for call in leave.request_leave.remote.call_args_list]
+        assert calls == ([("resize", asked)] if asked else [])
 
     def test_is_refused_when_an_overridden_method_is_renamed(
         self, internals: Any, monkeypatch: pytest.MonkeyPatch

@@ -82,3 +82,4 @@ def test_memory_that_is_not_known_or_little_is_not_shown(digits: Digits) -> None
     assert little.memory is not None
     assert "memory" not in own.reasons | little.reasons
     assert make_plan(digits()).memory is None
+    assert make_plan(digits("scale.mesh={tensor: 2}"), parameters=SIZES).memory is None, "the script divides it further"

@@ -102,6 +102,23 @@ def test_the_strategy_decides_what_is_left_of_the_workers(
     assert plan.global_batch_size == batch
 
 
+def test_the_mesh_is_said_where_a_job_has_one(digits: Digits) -> None:
+    def said(*overrides: str) -> str | None:
+        return make_plan(digits("scale.num_workers=8", *overrides)).reasons.get("mesh")
+
+    assert said() is None
+    assert said(FSDP) == "replicate 1, shard 8: the batch is divided among 8 workers"
+    assert said("scale.mesh={replicate: 8}") == "replicate 8, shard 1: the batch is divided among 8 workers"
+    assert said(FSDP, "scale.mesh={tensor: 2, context: 2, expert: 4}") == (
+        "replicate 1, shard 2, tensor 2, context 2, expert 4: the batch is divided among 2 data-parallel ranks of 4 "
+        "workers, which get the same samples"
+    )
+    assert said("scale.mesh={pipeline: 8}") == (
+        "replicate 1, shard 1, pipeline 8: the batch is divided among 1 data-parallel rank of 8 workers, which get the "
+        "same samples"
+    )
+
+
 def test_a_number_of_workers_on_the_command_line_is_the_one_that_the_mesh_must_fit(digits: Digits) -> None:
     overrides = (FSDP, "scale.mesh={replicate: 2, shard: 4}")
     assert make_plan(digits(*overrides, workers=8)).data_parallel_size == 8

@@ -11,7 +11,7 @@ from synthetic import SYNTHETIC_JOB, SyntheticRun, as_json, codes
 from scaler.job import Job
 from scaler.metrics.events import GroupEnded
 from scaler.plan import make_plan
-from scaler.report.run.format import reached_text
+from scaler.report.run.format import further_facts, reached_text
 
 LRS = ("lr", "lr_planned")
 
@@ -30,6 +30,20 @@ def test_work_that_was_done_again_is_counted_once(synthetic_run: SyntheticRun) -
     assert list(report.series.samples_seen) == sorted(set(report.series.samples_seen))
     assert report.series.loss_mean[:5] == (9.0, 9.0, 9.0, 9.0, 1.0)
     assert ("restarts", None) in codes(report)
+
+
+def test_a_sharded_run_has_its_mesh_in_each_attempt_and_in_the_facts(
+    synthetic_run: SyntheticRun, digits: Callable[..., Job]
+) -> None:
+    sharded = digits(*SYNTHETIC_JOB, "train.strategy=fsdp")
+    run = replace(synthetic_run, job=sharded, plan=make_plan(sharded)).attempt(0, stop=96).died(0).attempt(1, start=64)
+    report = run.report()
+    mesh = {"replicate": 1, "shard": 2, "tensor": 1, "context": 1, "pipeline": 1, "expert": 1}
+    assert [(row.data_parallel_size, row.mesh) for row in report.attempts] == [(2, mesh), (2, mesh)]
+    assert ("mesh", "replicate 1, shard 2: the batch is divided among 2 workers") in further_facts(report)
+    copies = synthetic_run.attempt(0).report()
+    assert [row.mesh["replicate"] for row in copies.attempts] == [2]
+    assert "mesh" not in dict(further_facts(copies))
 
 
 def test_an_attempt_of_which_nothing_was_kept_ends_where_it_began(synthetic_run: SyntheticRun) -> None:

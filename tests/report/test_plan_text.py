@@ -54,6 +54,14 @@ def test_a_schedule_that_moves_momentum_has_two_curves(digits: Digits, golden: G
     golden("plan-cycle.txt", rendered(plan_text(make_plan(job), with_curve=True)))
 
 
+def test_a_sharded_job_says_its_mesh_and_the_memory_of_a_worker(digits: Digits, golden: Golden) -> None:
+    elastic = ("scale.num_workers={min: 4, max: 16}", "train.strategy=fsdp", "scale.mesh={replicate: 2}")
+    job = digits(*elastic, "reference.optimizer={name: adamw}", "scale.rule=sqrt", "scale.per_worker_batch_size=8")
+    plan = make_plan(job, parameters={"layers": 7_000_000_000})
+    golden("plan-sharded.txt", rendered(plan_text(plan, job=job)))
+    assert "mesh" not in make_plan(digits("scale.num_workers=4")).reasons
+
+
 def test_large_ratios_are_written_out(digits: Digits) -> None:
     text = rendered(plan_text(make_plan(digits("scale.per_worker_batch_size=250000"))))
     assert "  batch ratio   31,250x   " in text

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from scaler.core.timescales import weight_decay_timescale
 from scaler.core.unit import Unit
 from scaler.job import Job
+from scaler.job.mesh import workers_step
 from scaler.job.section import Length
 from scaler.plan import Phase, Plan, PlanGroup, PlanOptimizer
 from scaler.report.text.format import amount, number, optimizer_options, option, plural, printable, ratio, seconds
@@ -170,7 +171,8 @@ def can_resize(plan: Plan, job: Job) -> bool:
 def resizes(job: Job) -> str:
     """Return how a resize of an elastic run changes the batch and the learning rate."""
     scale = job.scale
-    workers = f"elastic, {scale.min_workers:,} to {scale.max_workers:,}"
+    workers, step = f"elastic, {scale.min_workers:,} to {scale.max_workers:,}", workers_step(job)
+    workers += f" in steps of {step:,}" if step > 1 else ""
     if scale.global_batch_size is not None:
         return f"{workers}; global_batch_size is fixed, and so is the learning rate"
     if scale.on_resize == "hold_global_batch":
