@@ -33,12 +33,11 @@ _LIST = "\b\n" + "\n".join(f"{name:<16}{template.is_for}" for name, template in 
 def command(folder: Path | None, name: str | None, script: Path | None) -> None:
     """Make a folder with a job file and its code, ready to run; or say how to bring a script."""
     if script is not None:
-        if folder is not None or name is not None:
-            given = "--template" if folder is None else "DIR"
-            raise click.UsageError(f"--from writes nothing, so it takes no {given}.")
-        from scaler.cli.script_plan import script_plan
+        if folder is not None:
+            raise click.UsageError("--from writes nothing, so it takes no DIR.")
+        from scaler.cli.script.plan import script_plan
 
-        click.echo(script_plan(script))
+        click.echo(script_plan(script, wanted=name))
         return
     if folder is None:
         raise click.UsageError("Missing argument 'DIR'.")
