@@ -31,7 +31,10 @@ _LIST = "\b\n" + "\n".join(f"{name:<16}{template.is_for}" for name, template in 
     "where. Nothing is written.",
 )
 def command(folder: Path | None, name: str | None, script: Path | None) -> None:
-    """Make a folder with a job file and its code, ready to run; or say how to bring a script."""
+    """Make a folder with a job file and its code, ready to run.
+
+    With --from, show what to move from a script of yours into a job file.
+    """
     if script is not None:
         if folder is not None:
             raise click.UsageError("--from writes nothing, so it takes no DIR.")

@@ -126,7 +126,9 @@ class Live:
             left_s = eta_s(self._reached, total=total)
         restarts = (progress.attempt or 0) - (self._first_attempt or 0)
         unit = self._unit(progress)
-        return replace(self._view, total=total, done=done, left_s=left_s, restarts=restarts, progress=progress, unit=unit)
+        return replace(
+            self._view, total=total, done=done, left_s=left_s, restarts=restarts, progress=progress, unit=unit
+        )
 
     def _unit(self, progress: Progress) -> Unit:
         """Return the unit of the job, with the tokens that a sample has now."""
