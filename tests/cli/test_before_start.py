@@ -56,9 +56,9 @@ def submit(scaler_command: Scaler, tmp_path: Path) -> Scaler:
             "  Install it, or correct the name.\n",
         ),
         (
-            "reference.optimizers={d: {optimizer: {name: torch.optim:Nosuch}}}",
+            "reference.optimizers={d: {optimizer: {name: torch.optim:Zzzzzz}}}",
             2,
-            "reference.optimizer: torch.optim has no class Nosuch.\n"
+            "reference.optimizer: torch.optim has no class Zzzzzz.\n"
             "  A path is module:Class, such as torch.optim:NAdam.\n",
         ),
     ],

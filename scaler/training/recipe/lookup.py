@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from scaler.core.nearest import did_you_mean
+from scaler.core.nearest import did_you_mean, nearest
 from scaler.core.optimizers import NAMED_OPTIMIZERS, optimizer_facts
 from scaler.errors import JobFileError
 from scaler.training.recipe.failures import recipe_failure
@@ -115,10 +115,11 @@ def require_optimizer(name: str, *, folder: Path) -> None:
         return
     names = {*_names(tree.body)}
     if not names & {class_name, "*", "__getattr__"}:
-        classes = sorted(f"{module}:{each}" for each in names if each[:1].isupper() and not each.isupper())
+        near = nearest(class_name, sorted(each for each in names if each[:1].isupper()))
+        hint = f'Did you mean "{module}:{near}"? ' if near is not None else ""
         raise JobFileError(
             f"reference.optimizer: {module} has no class {class_name}.",
-            f"{did_you_mean(f'{module}:{class_name}', classes)}A path is module:Class, such as torch.optim:NAdam.",
+            f"{hint}A path is module:Class, such as torch.optim:NAdam.",
         )
 
 
