@@ -78,13 +78,12 @@ def start_text(progress: Progress, *, workers: int) -> str:
         >>> start_text(Progress(), workers=2)
         'starting 2 workers, which import torch'
         >>> start_text(Progress(workers_started=2), workers=2)
-        '2 of 2 workers have started: building the recipe and checking it'
+        'building and checking the recipe: 2 of 2 workers'
     """
     if progress.attempt is not None:
         return "the checks are done: taking the first steps"
     if progress.workers_started:
-        started = f"{progress.workers_started} of {plural(workers, 'worker')}"
-        return f"{started} have started: building the recipe and checking it"
+        return f"building and checking the recipe: {progress.workers_started} of {plural(workers, 'worker')}"
     return f"starting {plural(workers, 'worker')}, which import torch"
 
 

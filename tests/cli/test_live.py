@@ -52,8 +52,8 @@ def test_a_slow_start_says_what_it_does(
             live.show(progress)
     lines = [
         "0 s: starting 2 workers, which import torch",
-        "0 s: 1 of 2 workers have started: building the recipe and checking it",
-        "0 s: 2 of 2 workers have started: building the recipe and checking it",
+        "0 s: building and checking the recipe: 1 of 2 workers",
+        "0 s: building and checking the recipe: 2 of 2 workers",
         "0 s: the checks are done: taking the first steps",
     ]
     shown = captured.get().splitlines()
@@ -67,9 +67,10 @@ def test_a_terminal_shows_what_a_start_does_at_once(synthetic_run: SyntheticRun)
         for progress in STARTS[:2]:
             live.show(progress)
             found.append(live.view.start)
+    assert [len(text) < 60 for text in found] == [True, True]  # else a terminal of 80 columns shows "starting"
     assert found == [
         "starting 2 workers, which import torch",
-        "1 of 2 workers have started: building the recipe and checking it",
+        "building and checking the recipe: 1 of 2 workers",
     ]
 
 
