@@ -1,5 +1,6 @@
 """The progress of a run while it runs, from what its workers upload."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from made_events import make_event
 from synthetic import SyntheticRun
 
 from scaler.cluster.progress import MOST_WORKERS, Progress, ProgressTracker, WorkerProgress, find_straggler
+from scaler.metrics.events import WorkerStarted
 from scaler.metrics.record import Record
 
 
@@ -24,7 +26,7 @@ def test_nothing_is_known_before_every_worker_has_handed_over(synthetic_run: Syn
     tracker = ProgressTracker()
     assert tracker.progress() == Progress()
     tracker.add([record for record in run.records if record.rank == 0], run.events)
-    assert tracker.progress() == Progress(attempt=0, world_size=2)
+    assert tracker.progress() == Progress(attempt=0, world_size=2, workers_started=2)
 
 
 @pytest.mark.parametrize(("steps", "samples"), [(1, 16), (2, 32), (6, 96), (7, 100), (8, 116), (14, 200)])
@@ -107,3 +109,14 @@ def test_progress_has_the_slowest_of_many_workers(synthetic_run: SyntheticRun) -
     assert look.workers[0].rank == 700
     assert look.straggler is not None
     assert (look.straggler.rank, look.straggler.waits_for_data) == (700, True)
+
+
+def test_workers_that_join_a_new_group_are_counted_anew(synthetic_run: SyntheticRun) -> None:
+    joined = [event for event in synthetic_run.attempt(0).events if isinstance(event, WorkerStarted)]
+    again = [replace(event, attempt=1) for event in joined]
+    tracker = ProgressTracker()
+    counts = []
+    for event in [*joined, joined[0], *again]:
+        tracker.add([], [event])
+        counts.append(tracker.progress().workers_started)
+    assert counts == [1, 2, 2, 1, 2]
