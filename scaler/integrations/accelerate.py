@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from scaler.errors import TrainingError
 from scaler.integrations.start import TrainerBatch, start_run
 from scaler.job.located import JobLike
+from scaler.training.own_loop.mesh import read_mesh
 from scaler.training.own_loop.torch_scheduler import LoopScheduler
 
 
@@ -31,7 +32,8 @@ def prepare(
     ``accelerator.prepare``.
 
     Args:
-        accelerator: its number of processes and its accumulation make the batch.
+        accelerator: its processes, without those of its mesh that get the same samples, and its accumulation make the
+            batch.
         job: as in ``scaler.start``. Without ``scale.per_worker_batch_size``, the batch is the loader's.
         objects: models, optimizers and the training's ``DataLoader``, in any order.
         num_samples: samples in the training set over all processes; None: the length of the loader's data set.
@@ -72,11 +74,14 @@ def prepare(
 
 
 def _batch_of(accelerator: Accelerator, loader: Any, num_samples: int | None) -> TrainerBatch:
+    mesh, processes = accelerator.torch_device_mesh, accelerator.num_processes
+    shares = read_mesh(mesh, rank=accelerator.process_index, world_size=processes).data_parallel_size
     return TrainerBatch(
         trainer="accelerate",
-        size=loader.total_batch_size // accelerator.num_processes,
+        size=loader.total_batch_size // shares,
         accumulation=accelerator.gradient_accumulation_steps,
-        processes=accelerator.num_processes,
+        processes=processes,
+        mesh=mesh,
         num_samples=len(loader.dataset) if num_samples is None else num_samples,
         size_key="the loader's batch_size",
         accumulation_key="gradient_accumulation_steps",

@@ -76,7 +76,9 @@ class ScalerCallback(Callback):
         if self._saved:
             self.run.load_state_dict(self._saved["run"])
             self._epoch_start = self.run.samples_seen - self._saved["epoch_samples"]
-            _continue_epoch(trainer, self._saved["epoch_samples"] // (self._batch.size * self._batch.processes))
+            _continue_epoch(
+                trainer, self._saved["epoch_samples"] // (self._batch.size * self._batch.data_parallel_size)
+            )
         self._micro_batches, self._is_first = 0, True
         self.run.fetching()
 
@@ -172,6 +174,7 @@ class ScalerCallback(Callback):
             size=size,
             accumulation=trainer.accumulate_grad_batches,
             processes=trainer.world_size,
+            mesh=getattr(trainer.strategy, "device_mesh", None),
             num_samples=samples,
             size_key="the loader's batch_size",
             accumulation_key="Trainer(accumulate_grad_batches)",

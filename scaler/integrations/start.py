@@ -11,8 +11,11 @@ from scaler.errors import JobFileError, TrainingError
 from scaler.job import Job, apply_overrides
 from scaler.job.located import JobLike, job_file
 from scaler.job.reading import read_file, read_values
+from scaler.training.own_loop.mesh import read_mesh
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from scaler.training.own_loop.loop import OwnLoop
 
 
@@ -24,7 +27,8 @@ class TrainerBatch:
         trainer: names it in errors.
         size: samples in one forward and backward of one process.
         accumulation: forward and backwards for one optimizer step.
-        processes: that train on different samples.
+        processes: all of them.
+        mesh: of the processes; None: each trains on samples of its own.
         num_samples: in the training set, over all processes.
         size_key: where the size is set in the trainer; named in errors.
         accumulation_key: where the accumulation is set in the trainer.
@@ -34,14 +38,20 @@ class TrainerBatch:
     size: int
     accumulation: int
     processes: int
+    mesh: "DeviceMesh | None"
     num_samples: int
     size_key: str
     accumulation_key: str
 
     @property
+    def data_parallel_size(self) -> int:
+        """Processes, or groups of them in a mesh, that train on different samples."""
+        return read_mesh(self.mesh, rank=0, world_size=self.processes).data_parallel_size
+
+    @property
     def of_step(self) -> int:
         """Samples per optimizer step, over all processes and micro-batches."""
-        return self.size * self.accumulation * self.processes
+        return self.size * self.accumulation * self.data_parallel_size
 
     def require_whole(self, samples: int) -> None:
         """Refuse a first micro-batch that is smaller than the trainer says.
@@ -99,7 +109,7 @@ def start_run(
             )
         if given is None and key != "global_batch_size":
             filled.append(f"scale.{key}={own}")
-    return start(job, num_samples=batch.num_samples, overrides=[*overrides, *filled], storage=storage)
+    return start(job, num_samples=batch.num_samples, overrides=[*overrides, *filled], storage=storage, mesh=batch.mesh)
 
 
 def _tokens_per_sample(train: Mapping[str, Any], source: str) -> int:

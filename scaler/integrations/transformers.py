@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
@@ -16,6 +17,7 @@ from scaler.errors import TrainingError
 from scaler.integrations.start import TrainerBatch, start_run
 from scaler.job.located import JobLike
 from scaler.training.own_loop.loader import samples_of
+from scaler.training.own_loop.mesh import read_mesh
 from scaler.training.own_loop.torch_scheduler import LoopScheduler
 
 if TYPE_CHECKING:
@@ -204,15 +206,37 @@ class ScalerCallback(TrainerCallback, ExportableState):
             samples = len(data)
         split = args.accelerator_config.split_batches
         size = args.train_batch_size
+        mesh = AcceleratorState().device_mesh  # which the Trainer's Accelerator has made
+        shares = read_mesh(mesh, rank=args.process_index, world_size=args.world_size).data_parallel_size
         return TrainerBatch(
             trainer="the Trainer",
-            size=size // args.world_size if split else size,
+            size=size // shares if split else size,
             accumulation=args.gradient_accumulation_steps,
             processes=args.world_size,
+            mesh=mesh,
             num_samples=samples,
             size_key="per_device_train_batch_size",
             accumulation_key="gradient_accumulation_steps",
         )
+
+
+class ScaledTrainer(Trainer):
+    """A Trainer with scaler's scheduler, for ``args.fsdp``, with which a Trainer takes no ``optimizers``.
+
+        tuned = torch.optim.SGD, {"lr": 0.02, "momentum": 0.9}
+        trainer = ScaledTrainer(model, args, ..., callbacks=[scaled], optimizer_cls_and_kwargs=tuned)
+
+    The optimizer is as tuned at the job's reference.
+    """
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return a scheduler whose step does nothing."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LoopScheduler(self.optimizer if optimizer is None else optimizer)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
 
 def _saved_in(state: TrainerState) -> Mapping[str, Any] | None:
@@ -243,5 +267,6 @@ def _require_loop_scheduler(scheduler: Any) -> None:
     if not isinstance(scheduler, LoopScheduler):
         raise TrainingError(
             f"the Trainer has a {type(scheduler).__name__}, and scaler writes the learning rate.",
-            "Give it scaler's: Trainer(..., optimizers=scaled.optimizers(optimizer)).",
+            "Give it scaler's: Trainer(..., optimizers=scaled.optimizers(optimizer)); or with fsdp, ScaledTrainer(..., "
+            "optimizer_cls_and_kwargs=...).",
         )

@@ -89,7 +89,7 @@ class Training:
             RecipeError: it holds another model than the recipe builds.
         """
         position = self._run.position
-        state = load_checkpoint(self._context.folder, samples_seen)
+        state = load_checkpoint(self._context.folder, samples_seen, place=self._stepper.place)
         self._run.load_state_dict(state)
         self._stepper.load_state_dict(state, position.phase, samples_seen=samples_seen)
         if position.next_size():  # the checkpoint at the end of training holds the weights for evaluation
@@ -155,7 +155,6 @@ class Training:
             digests=self._saving.digests,
             is_sharded=self._stepper.parallel.is_sharded,
         )
-        self._stepper.after_evaluation()
         self._saving.digests, self._steps.gathers = start.digests, start.gathers
         self._stepper.compile()  # after the checks, whose many small batches would each be compiled
         return start

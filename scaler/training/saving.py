@@ -119,7 +119,6 @@ class Saving:
     def _evaluate(self) -> dict[str, float]:
         began = perf_counter()
         values = self._evaluation.values(self._run.plan)
-        self._stepper.after_evaluation()
         self._run.evaluated(values, seconds=perf_counter() - began)
         return values
 

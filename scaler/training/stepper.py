@@ -97,7 +97,7 @@ class Stepper:
         self._recipe, self._job = recipe, job
         self._clock, self._activity, self._values = clock, activity, values
         self._device, self._world_size = context.device, context.world_size
-        self.parallel = make_parallel(recipe, job, context)
+        self.parallel = make_parallel(recipe, job, plan, context)
         self.module: nn.Module = recipe.model
         if job.train.channels_last:
             use_channels_last(self.module)
@@ -105,7 +105,7 @@ class Stepper:
         self.average = WeightAverage(self.module) if job.train.ema is not None else None
         if job.train.activation_checkpointing is not None:  # the average above is only evaluated
             recompute_activations(self.module, job.train.activation_checkpointing)
-        for model in self._models():
+        for model in (self.module, *([self.average.model] if self.average is not None else [])):
             self.parallel.distribute(model)
         self._freezing = Freezing(self.module, plan.groups)
         self._freezing.apply(0)
@@ -140,11 +140,6 @@ class Stepper:
             self._phase = phase
             for optimizer in self.optimizers.values():
                 optimizer.enter(phase)
-
-    def after_evaluation(self) -> None:
-        """Free what a forward without a backward has left: the gathered weights of a sharded model."""
-        for model in self._models():
-            self.parallel.free_gathered(model)
 
     def freeze(self, samples_seen: int) -> None:
         """Freeze and unfreeze parameters as the plan's groups say for this point of the training."""
@@ -277,6 +272,33 @@ class Stepper:
             self.average.load_state_dict(state["average"])
         self.freeze(samples_seen)
 
+    def place(self, path: Sequence[str | int], saved: Tensor) -> Tensor:
+        """Return the tensor into which a tensor of a checkpoint is read: for sharded weights, the worker's part.
+
+        Args:
+            path: of the tensor in ``state_dict``.
+            saved: without its numbers, on the meta device.
+        """
+        match list(path):
+            case ["model", str(name)]:
+                parameter = named_parameters(self.module).get(name)
+            case ["average", "weights", str(name)] if self.average is not None:
+                parameter = named_parameters(self.average.model).get(name)
+            case ["optimizer", "state", int(index), _]:
+                parameter = self._trained(None, index)
+            case ["optimizer", str(name), "state", int(index), _]:
+                parameter = self._trained(name, index)
+            case _:
+                parameter = None
+        if parameter is None or parameter.shape != saved.shape:
+            return torch.empty_like(saved, device="cpu")
+        return self.parallel.like(parameter, saved)
+
+    def _trained(self, name: str | None, index: int) -> nn.Parameter | None:
+        """Return a parameter by its number in an optimizer; None: there is no such one, which the load will report."""
+        optimizer = self.optimizers.get(name)
+        return optimizer.parameters[index] if optimizer is not None and index < len(optimizer.parameters) else None
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Translate errors of torch's compiler, and those of a sharded model, inside a ``with`` block."""
@@ -288,9 +310,6 @@ class Stepper:
             if self._job.train.compile and (failure := compile_failure(error)):
                 raise failure from error
             raise
-
-    def _models(self) -> list[nn.Module]:
-        return [self.module, *([self.average.model] if self.average is not None else [])]
 
     def _make_gradient(self) -> GradientStep | OwnStep:
         shared: dict[str, Any] = {

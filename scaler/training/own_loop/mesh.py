@@ -11,9 +11,9 @@ REPLICATE, SHARD, TENSOR, CONTEXT, PIPELINE, EXPERT = (
     "replicate", "shard", "tensor", "context", "pipeline", "expert",
 )  # fmt: skip
 KINDS = {
-    **dict.fromkeys(("replicate", "dp_replicate", "dp", "data", "batch"), REPLICATE),
+    **dict.fromkeys(("replicate", "dp_replicate", "dp", "data", "data_parallel", "batch"), REPLICATE),
     **dict.fromkeys(("shard", "dp_shard", "fsdp"), SHARD),
-    **dict.fromkeys(("tensor", "tp"), TENSOR),
+    **dict.fromkeys(("tensor", "tp", "tensor_parallel"), TENSOR),
     **dict.fromkeys(("context", "cp", "sequence", "sp"), CONTEXT),
     **dict.fromkeys(("pipeline", "pp", "pipe"), PIPELINE),
     **dict.fromkeys(("expert", "ep"), EXPERT),
