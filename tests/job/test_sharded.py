@@ -82,6 +82,11 @@ RESHARD = (
             "  Leave replicate out: it takes what is left of the workers; or write num_workers: 4.",
         ),
         (
+            ["scale.mesh={tp: 2}"],
+            'unknown key "tp" in scale.mesh.\n  Did you mean "tensor"? Known keys: '
+            "replicate, shard, tensor, context, pipeline, expert.",
+        ),
+        (
             ["scale.mesh={tensr: 2}"],
             'unknown key "tensr" in scale.mesh.\n  Did you mean "tensor"? Known keys: '
             "replicate, shard, tensor, context, pipeline, expert.",
