@@ -13,7 +13,7 @@ This module does not load torch, because a driver finds the newest checkpoint be
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from time import time
@@ -133,7 +133,7 @@ def find_checkpoint(folder: RunFolder) -> tuple[int | None, list[PassedOver]]:
     """
     unusable: list[tuple[int, UnusableError]] = []
     found = None
-    for samples_seen in sorted(_all(folder), reverse=True):
+    for samples_seen in reversed(_numbers(folder.names(FOLDER))):  # also folders without a manifest
         try:
             require_unaltered(folder, samples_seen)
         except UnusableError as error:
@@ -169,7 +169,7 @@ def read_manifest(folder: RunFolder, samples_seen: int) -> dict[str, Any]:
 
 def complete_checkpoints(folder: RunFolder) -> list[int]:
     """Return the ``samples_seen`` of every complete checkpoint, ascending."""
-    return sorted(_numbers(folder, ".json"))
+    return _numbers(name for name in folder.names(FOLDER) if name.endswith(".json"))
 
 
 def remove_checkpoint(folder: RunFolder, samples_seen: int) -> None:
@@ -255,13 +255,10 @@ def _set_aside(folder: RunFolder, samples_seen: int) -> None:
         ) from error
 
 
-def _all(folder: RunFolder) -> set[int]:
-    return _numbers(folder, ".json") | _numbers(folder, "")
-
-
-def _numbers(folder: RunFolder, suffix: str) -> set[int]:
-    stems = (name.removesuffix(suffix) for name in folder.names(FOLDER) if name.endswith(suffix))
-    return {int(stem) for stem in stems if stem.isdigit()}
+def _numbers(names: Iterable[str]) -> list[int]:
+    """Return the checkpoints to which names of manifests and folders belong, ascending."""
+    stems = (name.removesuffix(".json") for name in names)
+    return sorted({int(stem) for stem in stems if stem.isdigit()})
 
 
 def _name(samples_seen: int) -> str:

@@ -66,7 +66,7 @@ def save_copy(copy: StateCopy, writer: "FolderWriter", group: dist.ProcessGroup 
         plans, metadata = planner.create_global_plan([writer.prepare_local_plan(planner.create_local_plan())])
         (plan,) = writer.prepare_global_plan(plans)
         writer.finish(metadata, [writer.write_data(planner.finish_plan(plan), planner).value()])
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # torch's is no Exception
         if writer.is_first:
             with suppress(Exception):
                 remove_checkpoint(writer.folder, writer.samples_seen)

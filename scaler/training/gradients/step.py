@@ -114,7 +114,7 @@ class GradientStep:
         self._sees_own = world_size > 1 and not parallel.is_sharded
         seen_from = world_size if self._sees_own else 1
         self._norms = PartNorms(self._parameters, device=device, world_size=seen_from, precondition=precondition)
-        self._reduction = parallel.reduction(model, self._named)
+        self._reduction = parallel.reduction(model, self._named, clock)
         self._buffers = Buffers(model) if world_size > 1 else None
 
     def __call__(
@@ -140,6 +140,7 @@ class GradientStep:
         is_sum = False
         steps = self._parallel.micro_batches(len(sizes), most=micro_steps)
         self._norms.begin()
+        self._reduction.take_waits()  # those of evaluations and checks
         batch: Any = None
         for index in range(steps):
             asked = self._clock.mark()
@@ -195,6 +196,7 @@ class GradientStep:
             data_waits=tuple(waits),
             ready=ready,
             synced=synced,
+            sync_waits=self._reduction.take_waits(),
             parts=self._norms.parts(
                 weights, step_samples=step_samples, is_sum=is_sum, most=micro_steps, loss_scale=self._loss_scale()
             )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from scaler.training.clock import Clock, Mark
 from scaler.training.gradients.norm import coalesced
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
@@ -36,7 +37,7 @@ class Replicated:
         if self._world_size > 1:
             broadcast_tensors([*model.parameters(), *model.buffers()])
 
-    def reduction(self, model: nn.Module, named: Mapping[str, nn.Parameter]) -> GradientReduction:
+    def reduction(self, model: nn.Module, named: Mapping[str, nn.Parameter], clock: Clock) -> GradientReduction:
         """Return a sum in buckets, which runs during backward; on one worker, nothing is summed."""
         if self._world_size == 1:
             return _OneWorker(list(named.values()))
@@ -87,6 +88,10 @@ class BucketReduction:
         """Wait for the sums."""
         self._sum.wait()
 
+    def take_waits(self) -> tuple[tuple[Mark, Mark], ...]:
+        """Return nothing: a worker waits only after its backward."""
+        return ()
+
     def close(self) -> None:
         """Remove the hooks from the parameters."""
         self._sum.close()
@@ -109,6 +114,10 @@ class _OneWorker:
 
     def wait(self) -> None:
         """Do nothing."""
+
+    def take_waits(self) -> tuple[tuple[Mark, Mark], ...]:
+        """Return nothing: a worker waits only after its backward."""
+        return ()
 
     def close(self) -> None:
         """Do nothing."""

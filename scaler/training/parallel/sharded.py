@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError, RecipeError
 from scaler.job.fsdp import Fsdp
+from scaler.training.clock import Clock, Mark
 from scaler.training.model.blocks import modules_that_match, outermost, repeated_modules
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
@@ -27,6 +28,7 @@ from scaler.training.model.names import plain_names
 from scaler.training.model.sharding import DTYPES
 from scaler.training.parallel.gradient_sum import sparse_parameters
 from scaler.training.parallel.strategy import GradientReduction, OnPart
+from scaler.training.parallel.waits import Waits
 from scaler.training.process_group import group_of_one
 
 REPLICATE, SHARD = "replicate", "shard"
@@ -85,9 +87,6 @@ class Sharded:
                 "the model has sparse gradients (nn.Embedding(sparse=True)), which cannot be sharded.",
                 "Build it with sparse=False, or use train.strategy: ddp.",
             )
-        for name, block in reversed(self._blocks(model).items()):
-            self._shard(block, name, reshard=self._options.reshard_after_forward)
-        self._shard(model, "", reshard=None)
         for method in self._options.forward_methods:
             if not callable(getattr(model, method, None)):
                 known = [name for name in dir(type(model)) if not name.startswith("_")]
@@ -95,6 +94,10 @@ class Sharded:
                     f"train.fsdp.forward_methods: the model ({type(model).__name__}) has no method {method}.",
                     f"{did_you_mean(method, known)}Name a method of the model.",
                 )
+        for name, block in reversed(self._blocks(model).items()):
+            self._shard(block, name, reshard=self._options.reshard_after_forward)
+        self._shard(model, "", reshard=None)
+        for method in self._options.forward_methods:
             register_fsdp_forward_method(model, method)
         for module in _sharded_modules(model):
             # A sum, as in GradientStep: the weights of the samples are in the losses already.
@@ -102,9 +105,11 @@ class Sharded:
             module.set_gradient_divide_factor(1.0)
         model.set_reduce_scatter_unused_params(True)  # type: ignore[operator]
 
-    def reduction(self, model: nn.Module, named: Mapping[str, nn.Parameter]) -> GradientReduction:
+    def reduction(self, model: nn.Module, named: Mapping[str, nn.Parameter], clock: Clock) -> GradientReduction:
         """Return what decides when gradients are summed; torch sums them in backward."""
-        return ShardedReduction(model, named, self._options, device=self._device, world_size=self._world_size)
+        return ShardedReduction(
+            model, named, self._options, clock=clock, device=self._device, world_size=self._world_size
+        )
 
     def micro_batches(self, own: int, *, most: int) -> int:
         """Return the largest number of all workers: the others repeat a micro-batch with the weight 0."""
@@ -180,6 +185,7 @@ class ShardedReduction:
         model: distributed by ``Sharded``.
         named: name -> trained parameter.
         options: ``train.fsdp`` of the job.
+        clock: of the device.
         device: of this worker.
         world_size: workers.
     """
@@ -190,6 +196,7 @@ class ShardedReduction:
         named: Mapping[str, nn.Parameter],
         options: Fsdp,
         *,
+        clock: Clock,
         device: torch.device,
         world_size: int,
     ) -> None:
@@ -199,6 +206,7 @@ class ShardedReduction:
         self._counts = False
         self._agreed: Tensor | None = None
         self._work: dist.Work | None = None
+        self._waits = Waits(_sharded_modules(model), clock, device=device)
         self._hooks = [
             gathered.register_post_accumulate_grad_hook(partial(self._arrived, index))  # type: ignore[no-untyped-call]
             for index, gathered in enumerate(self._gathered(list(named)))
@@ -231,8 +239,13 @@ class ShardedReduction:
                     parameter.grad = None
         self._used = [False] * len(self._parameters)
 
+    def take_waits(self) -> tuple[tuple[Mark, Mark], ...]:
+        """Return the waits for gathered weights and summed gradients since the last call."""
+        return self._waits.take()
+
     def close(self) -> None:
-        """Remove the hooks from the parameters."""
+        """Remove the hooks from the model and its parameters."""
+        self._waits.close()
         for hook in self._hooks:
             hook.remove()
 

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from scaler.training.clock import Clock, Mark
+
 OnPart = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], None]
 
 
@@ -35,6 +37,9 @@ class GradientReduction(Protocol):
     def wait(self) -> None:
         """Wait for the sum. A parameter that no worker used in the step has no gradient then."""
 
+    def take_waits(self) -> tuple[tuple[Mark, Mark], ...]:
+        """Return the waits for the other workers inside forward and backward since the last call."""
+
     def close(self) -> None:
         """Remove what was attached to the parameters, so that another object can be created for them."""
 
@@ -49,7 +54,7 @@ class Parallel(Protocol):
     def distribute(self, model: nn.Module) -> None:
         """Put a model onto the workers, with rank 0's weights and buffers; its parameters keep their names."""
 
-    def reduction(self, model: nn.Module, named: Mapping[str, nn.Parameter]) -> GradientReduction:
+    def reduction(self, model: nn.Module, named: Mapping[str, nn.Parameter], clock: Clock) -> GradientReduction:
         """Return what sums the gradients of a distributed model's trained parameters, given by name."""
 
     def micro_batches(self, own: int, *, most: int) -> int:
