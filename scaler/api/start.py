@@ -40,9 +40,9 @@ def start(
         num_samples: samples in the training set over all processes, unless ``train.num_samples`` says it.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
         storage: the folder or URI that gets the run, instead of the job's ``storage``.
-        mesh: a torch ``DeviceMesh`` of all processes, for a model that is parallel in other ways than by data. Processes that differ only in
-            dimensions such as ``tp``, ``cp`` or ``pp`` train on the same samples, which count once. None: each
-            process has samples of its own.
+        mesh: a torch ``DeviceMesh`` of all processes, for a model that is parallel in other ways than by data.
+            Processes that differ only in dimensions such as ``tp``, ``cp`` or ``pp`` train on the same samples, which
+            count once. None: each process has samples of its own.
         data_dims: names, or numbers, of the dimensions of ``mesh`` that multiply the batch; None: those named
             ``replicate``, ``shard``, ``dp``, ``dp_replicate``, ``dp_shard``, ``fsdp``, ``data`` or ``batch``.
 
