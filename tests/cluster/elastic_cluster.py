@@ -60,6 +60,20 @@ def preemption(nodes: Nodes, storage: Path) -> Any:
         nodes.kill()  # no worker can start there any more
 
 
+def sharded(nodes: Nodes, storage: Path) -> Any:
+    """2 -> 3 -> 1 -> 2 workers that have shards of the model: nodes join, are killed and come back."""
+    nodes.have(2)
+    steps: list[Act] = [
+        (runs_with(2), lambda: nodes.join(1)),
+        (runs_with(3), lambda: nodes.have(1)),
+        (runs_with(1), lambda: nodes.join(1)),
+        (runs_with(2), lambda: None),
+    ]
+    held = ["scale.num_workers={min: 1, max: 3}", "scale.on_resize=hold_global_batch"]
+    found: dict[str, Any] = run(nodes, storage, ["train.strategy=fsdp", "train.epochs=8", *held], steps)
+    return found
+
+
 def too_small(nodes: Nodes, storage: Path) -> Any:
     """1 -> 0 workers: the only node is killed, and no other comes."""
     nodes.have(1)
@@ -84,6 +98,7 @@ def run(nodes: Nodes, storage: Path, overrides: Sequence[str], steps: Sequence[A
 SCENARIOS: Mapping[str, Callable[[Nodes, Path], Any]] = {
     "resizes": resizes,
     "preemption": preemption,
+    "sharded": sharded,
     "too_small": too_small,
 }
 

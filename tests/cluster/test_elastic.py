@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+import scaler
 from scaler.cluster.capacity import Node, count_workers
 
 SCRIPT = Path(__file__).parent / "elastic_cluster.py"
+TROUBLED = Path(__file__).parent / "troubled"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,25 @@ def test_a_node_that_will_be_taken_away_is_left_at_once_and_costs_no_restart(
     starts = [event["time"] for event in found["events"] if event["kind"] == "attempt_started"]
     assert starts[1] - starts[0] < 300, "and not when the ten minutes are over"
     assert found["every_sample_once"]
+
+
+def test_shards_follow_the_workers_and_the_training_stays_that_of_one_worker(
+    happened: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """2 -> 3 -> 1 -> 2 workers, each with a part of the model; the global batch is held."""
+    found = happened["sharded"]
+    assert "error" not in found, found["error"]
+    assert found["sizes"] == [2, 3, 1, 2]
+    assert set(found["global_batch_sizes"]) == {15}
+    assert found["every_sample_once"]
+    assert found["samples"] == found["totals"]["samples_seen"] == 8000
+    assert found["lr_audit"]["max_abs_error"] == 0
+    held = ["scale.num_workers=1", "scale.global_batch_size=15", "train.epochs=8", "scale.per_worker_batch_size=null"]
+    alone = scaler.submit(
+        TROUBLED / "job.yaml", workers=1, overrides=held, address="none", storage=str(tmp_path)
+    ).report
+    theirs = alone.to_dict()["final"]["eval"]
+    assert found["final"]["eval"] == pytest.approx(theirs, rel=1e-4)
 
 
 def test_a_cluster_that_stays_too_small_ends_the_run_in_the_end(happened: dict[str, dict[str, Any]]) -> None:
