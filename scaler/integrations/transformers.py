@@ -229,6 +229,8 @@ class ScaledTrainer(Trainer):
     The optimizer is as tuned at the job's reference.
     """
 
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
