@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -26,7 +27,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 from transformers import TrainingArguments
 
 import scaler
+from scaler.errors import TrainingError
 from scaler.integrations.accelerate import prepare
+from scaler.integrations.start import mesh_of
 from scaler.integrations.transformers import ScaledTrainer, ScalerCallback
 
 STEP = 8  # samples in a step, however many processes train on samples of their own
@@ -212,3 +215,9 @@ def test_a_sharded_training_counts_samples_once(
         assert sum(row["samples"] for row in counted) == STEP
         assert sum(row["loss"] for row in counted) / shares == pytest.approx(loss, rel=1e-5)
         assert {row["lr"] for row in mine} == {0.02}
+
+
+def test_sequence_parallelism_without_a_mesh_is_refused() -> None:
+    state = SimpleNamespace(device_mesh=None, parallelism_config=SimpleNamespace(sp_size=2))
+    with pytest.raises(TrainingError, match=r"ParallelismConfig\(sp_size=2\) by DeepSpeed has no mesh"):
+        mesh_of(state)
