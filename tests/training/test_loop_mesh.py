@@ -8,7 +8,9 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from scaler.errors import TrainingError
+from scaler.training.clock import clock_for
 from scaler.training.own_loop.mesh import LoopMesh, read_mesh
+from scaler.training.own_loop.open_step import OpenStep
 
 HINT = (
     "Names that multiply the batch: replicate, dp_replicate, dp, data, data_parallel, batch, shard, dp_shard, fsdp; "
@@ -122,3 +124,41 @@ def test_a_part_of_a_mesh_is_refused() -> None:
 def test_data_dims_need_a_mesh() -> None:
     with pytest.raises(TrainingError, match="got data_dims without a mesh"):
         read_mesh(None, rank=0, world_size=2, data_dims=("dp",))
+
+
+def recorded(
+    names: tuple[str, ...], rank: int, *, weight: float | None, loss: float | None = 3.0
+) -> tuple[int, float | None, float | None]:
+    """Return samples, loss and weight in a record of a process of 2 x 2, after two micro-batches of 4 samples."""
+    step = OpenStep()
+    for _ in range(2 if loss is not None else 0):
+        step.last_fetched = 4
+        step.record(loss=loss, weight=weight, values={"double": 6.0})
+    mesh = read((2, 2), names, rank=rank)
+    mark = clock_for(torch.device("cpu")).mark()
+    measures = step.measures(samples=8, mesh=mesh, ready=mark, synced=mark)
+    mean, weights = measures.loss()
+    values = step.counted_values(mesh)
+    assert sum(value.value for value in values) == (0.0 if mean is None else 6.0 * (weights or 8.0))
+    assert sum(value.weight for value in values) == (0.0 if mean is None else weights or 8.0)
+    return measures.samples, mean, weights
+
+
+def test_samples_and_weights_of_all_records_add_up_to_those_of_the_step() -> None:
+    data = ("dp", "fsdp")
+    assert [recorded(data, rank, weight=None) for rank in range(4)] == [(8, 3.0, None)] * 4
+    tensor = ("dp", "tp")
+    assert [recorded(tensor, rank, weight=None) for rank in (0, 1)] == [(8, 3.0, 8.0), (0, None, 0.0)]
+    assert [recorded(tensor, rank, weight=50.0) for rank in (0, 1)] == [(8, 3.0, 100.0), (0, None, 0.0)]
+    context = ("dp", "cp")  # each has the loss of its tokens
+    assert [recorded(context, rank, weight=None) for rank in (0, 1)] == [(8, 3.0, 4.0), (0, 3.0, 4.0)]
+    assert [recorded(context, rank, weight=25.0) for rank in (0, 1)] == [(8, 3.0, 50.0), (0, 3.0, 50.0)]
+    pipeline = ("pp", "dp")  # rank 2 is the last stage of rank 0
+    assert [recorded(pipeline, rank, weight=None, loss=3.0 if rank == 2 else None) for rank in (0, 2)] == [
+        (0, None, 0.0),
+        (8, 3.0, 8.0),
+    ]
+    assert [recorded(pipeline, rank, weight=None, loss=3.0 if rank == 0 else None) for rank in (0, 2)] == [
+        (0, 3.0, 8.0),  # a schedule that ends at the first stage
+        (8, None, 0.0),
+    ]

@@ -72,6 +72,11 @@ def test_tensor_parallel_and_sharded_processes_of_torchrun_are_one_run(tmp_path:
     assert run.report.lr_audit.as_planned
 
 
+def test_a_plan_of_a_mesh_needs_the_size_of_the_training_set() -> None:
+    with pytest.raises(JobFileError, match=r"train.num_samples is not given, and no mesh can be made"):
+        scaler.plan_job(OWN_MESH, overrides=["train.num_samples=null"])
+
+
 def run_of(tmp_path: Path) -> RunFolder:
     (folder,) = (path for path in tmp_path.glob("runs/own-*") if path.is_dir())
     return RunFolder(str(folder))
