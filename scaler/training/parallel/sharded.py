@@ -25,7 +25,6 @@ from scaler.training.model.blocks import modules_that_match, outermost, repeated
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
 from scaler.training.model.names import plain_names
-from scaler.training.model.sharding import DTYPES
 from scaler.training.model.sharding import DTYPES, shard_again
 from scaler.training.parallel.gradient_sum import sparse_parameters
 from scaler.training.parallel.strategy import GradientReduction, OnPart
