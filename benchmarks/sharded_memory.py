@@ -119,6 +119,7 @@ def measured(strategy: str, storage: Path) -> dict[str, float]:
     saved = next(event for event in read_events(run) if isinstance(event, Checkpointed))
     workers = [json.loads(file.read_text()) for file in sorted(notes.glob("*.json"))]
     assert len(workers) == WORKERS
+    print([[round(p - w["before_mib"]) for p in w["peaks_mib"][-STEPS:]] + [round(w["last_mib"]-w["before_mib"])] for w in workers], file=sys.stderr)
     peaks = [worker["peaks_mib"][-STEPS:] for worker in workers]  # the checks at the start call the loss too
     return {
         "checks": sum(worker["peaks_mib"][-STEPS] - worker["before_mib"] for worker in workers) / WORKERS,
