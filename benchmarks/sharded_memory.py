@@ -3,8 +3,7 @@
 Both train a transformer of about 100 million parameters with AdamW on two workers of an embedded Ray cluster, on CPUs
 with gloo. Memory is the largest resident set of a worker above that of its process before the model is built: the
 checks at the start count, and the first steps, and in the last column a checkpoint that is written while the training
-continues. glibc's malloc keeps most of the memory that a program frees, as long as it decides itself from which size on
-a block is mapped on its own; MALLOC_MMAP_THRESHOLD_ fixes this size. Both are measured. Linux only.
+continues. Linux only.
 
 Run: python benchmarks/sharded_memory.py [--write docs/measured/sharded-memory.md]
 """
@@ -43,7 +42,6 @@ HERE = Path(__file__).resolve().parent
 WORKERS, STEPS, SAVED_AFTER = 2, 8, 4
 SIZE = {"width": 768, "heads": 12, "blocks": 14, "tokens": 16, "num_samples": 64}
 STRATEGIES = ("ddp", "fsdp")
-VARIABLE, THRESHOLD = "MALLOC_MMAP_THRESHOLD_", 4 * 2**20
 MOST_RATIO = 0.6  # the goal: fsdp's memory of ddp's
 INTRO = """# Memory and checkpoints of a sharded model
 
@@ -53,10 +51,8 @@ resident set of a worker above that of its process before the model was built: m
 gradients and AdamW's two averages alone take {whole:,.0f} MiB on a worker that has a copy, and half of it on one of two
 that share a copy.
 
-glibc's malloc keeps most of the memory that a program frees, as long as it decides itself from which size on a block is
-mapped on its own and given back when it is freed. Sharded training gathers and frees the weights of each block, so it
-shows there; GPUs are not affected, torch has its own allocator for them. `MALLOC_MMAP_THRESHOLD_` in the
-environment of the workers fixes this size; the pages that are mapped anew take time.
+Sharded training on CPUs fixes the size from which on glibc's malloc returns freed memory to the system (4 MiB; see
+[decision 75](../decisions/0075-workers-of-a-sharded-model-run-the-same-forwards.md)).
 
 """
 
@@ -72,12 +68,9 @@ def main() -> None:
             found_here = measured(arguments.measure, Path(folder))
         print(json.dumps(found_here))
         return
-    rows, verdicts = [], []
-    for malloc, environment in (("glibc decides", {}), (f"from {THRESHOLD // 2**20} MiB", {VARIABLE: str(THRESHOLD)})):
-        found = [measured_apart(strategy, environment) for strategy in STRATEGIES]
-        rows += [row(one, strategy, malloc) for strategy, one in zip(STRATEGIES, found, strict=True)]
-        verdicts.append(f"{malloc[0].upper()}{malloc[1:]}: {verdict(*found)}")
-    text = "\n\n".join([table(rows), *verdicts]) + "\n"
+    found = [measured_apart(strategy) for strategy in STRATEGIES]
+    rows = [row(one, strategy) for strategy, one in zip(STRATEGIES, found, strict=True)]
+    text = f"{table(rows)}\n\n{verdict(*found)}\n"
     print(text)
     if arguments.write:
         model = load_recipe("recipe:build", folder=HERE / "transformer", arguments=SIZE).model
@@ -85,11 +78,10 @@ def main() -> None:
         arguments.write.write_text(INTRO.format(parameters=parameters, whole=16 * parameters / 2**20) + text)
 
 
-def measured_apart(strategy: str, environment: Mapping[str, str]) -> dict[str, float]:
-    """Return what ``measured`` returns in a process of its own, which the workers inherit the environment from."""
+def measured_apart(strategy: str) -> dict[str, float]:
+    """Return what ``measured`` returns in a process of its own, with a cluster of its own."""
     command = [sys.executable, __file__, "--measure", strategy]
-    done = subprocess.run(command, env={**os.environ, **environment}, check=True, stdout=subprocess.PIPE, text=True)
-    print(strategy, environment, done.stdout.strip(), file=sys.stderr)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -119,7 +111,13 @@ def measured(strategy: str, storage: Path) -> dict[str, float]:
     saved = next(event for event in read_events(run) if isinstance(event, Checkpointed))
     workers = [json.loads(file.read_text()) for file in sorted(notes.glob("*.json"))]
     assert len(workers) == WORKERS
-    print([[round(p - w["before_mib"]) for p in w["peaks_mib"][-STEPS:]] + [round(w["last_mib"]-w["before_mib"])] for w in workers], file=sys.stderr)
+    print(
+        [
+            [round(p - w["before_mib"]) for p in w["peaks_mib"][-STEPS:]] + [round(w["last_mib"] - w["before_mib"])]
+            for w in workers
+        ],
+        file=sys.stderr,
+    )
     peaks = [worker["peaks_mib"][-STEPS:] for worker in workers]  # the checks at the start call the loss too
     return {
         "checks": sum(worker["peaks_mib"][-STEPS] - worker["before_mib"] for worker in workers) / WORKERS,
@@ -132,10 +130,9 @@ def measured(strategy: str, storage: Path) -> dict[str, float]:
     }
 
 
-def row(found: Mapping[str, float], strategy: str, malloc: str) -> dict[str, str]:
+def row(found: Mapping[str, float], strategy: str) -> dict[str, str]:
     """Return the row of a strategy."""
     return {
-        "blocks mapped on their own": malloc,
         "strategy": strategy,
         "until the first step, MiB": f"{found['checks']:,.0f}",
         "steps, MiB": f"{found['steps']:,.0f}",
