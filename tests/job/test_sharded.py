@@ -42,12 +42,12 @@ RESHARD = (
         ),
         (
             [FSDP, "reference.optimizer={name: lamb}", "scale.rule=auto"],
-            "the optimizer lamb and train.strategy = fsdp: its step needs whole weights.\n"
+            "train.strategy = fsdp, and the optimizer lamb needs whole weights in its step.\n"
             "  Use another one, such as adamw; or strategy: ddp.",
         ),
         (
             [FSDP, "reference.optimizers={d: {lr: 0.1, optimizer: {name: prodigy}}}"],
-            "the optimizer prodigy and train.strategy = fsdp: its step needs whole weights.\n"
+            "train.strategy = fsdp, and the optimizer prodigy needs whole weights in its step.\n"
             "  Use another one, such as adamw; or strategy: ddp.",
         ),
         (
