@@ -49,7 +49,7 @@ From `python benchmarks/sharded_memory.py --write docs/measured/sharded-memory.m
 parameters (float32) with AdamW on two CPU workers with gloo, on a virtual machine of two cores. Memory is the largest
 resident set of a worker above that of its process before the model was built: mean over the workers. Weights,
 gradients and AdamW's two averages alone take {whole:,.0f} MiB on a worker that has a copy, and half of it on one of two
-that share a copy.
+that share a copy. With ddp, rank 0 alone copies the state for a checkpoint; with fsdp, each worker copies its part.
 
 Sharded training on CPUs fixes the size from which on glibc's malloc returns freed memory to the system (4 MiB; see
 [decision 75](../decisions/0075-workers-of-a-sharded-model-run-the-same-forwards.md)).
@@ -111,18 +111,14 @@ def measured(strategy: str, storage: Path) -> dict[str, float]:
     saved = next(event for event in read_events(run) if isinstance(event, Checkpointed))
     workers = [json.loads(file.read_text()) for file in sorted(notes.glob("*.json"))]
     assert len(workers) == WORKERS
-    print(
-        [
-            [round(p - w["before_mib"]) for p in w["peaks_mib"][-STEPS:]] + [round(w["last_mib"] - w["before_mib"])]
-            for w in workers
-        ],
-        file=sys.stderr,
-    )
     peaks = [worker["peaks_mib"][-STEPS:] for worker in workers]  # the checks at the start call the loss too
+    saving = [worker["last_mib"] - worker["before_mib"] for worker in workers]
     return {
         "checks": sum(worker["peaks_mib"][-STEPS] - worker["before_mib"] for worker in workers) / WORKERS,
         "steps": sum(p[SAVED_AFTER - 1] - w["before_mib"] for p, w in zip(peaks, workers, strict=True)) / WORKERS,
-        "all": sum(worker["last_mib"] - worker["before_mib"] for worker in workers) / WORKERS,
+        "all": sum(saving) / WORKERS,
+        "least": min(saving),
+        "most": max(saving),
         "step_s": float(np.median(read_records(run)["step_time_s"].to_numpy()[1:SAVED_AFTER])),
         "bytes": saved.bytes,
         "stall_s": saved.stall_s,
@@ -136,7 +132,7 @@ def row(found: Mapping[str, float], strategy: str) -> dict[str, str]:
         "strategy": strategy,
         "until the first step, MiB": f"{found['checks']:,.0f}",
         "steps, MiB": f"{found['steps']:,.0f}",
-        "with a checkpoint, MiB": f"{found['all']:,.0f}",
+        "with a checkpoint, MiB": f"{found['all']:,.0f} ({found['least']:,.0f} to {found['most']:,.0f})",
         "step, s": f"{found['step_s']:.2f}",
         "checkpoint, MB": f"{found['bytes'] / 1e6:,.0f}",
         "stall, s": f"{found['stall_s']:.2f}",
