@@ -60,8 +60,51 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     return LINK.sub(changed, markdown)
 
 
-def on_post_build(config: MkDocsConfig) -> None:
-    """Write ``llms.txt``, and the text of each page beside it."""
+def on_env(env: Any, config: MkDocsConfig, files: Files) -> None:
+    """Write ``llms.txt``, and the text of each page beside the page."""
+    lines = [f"# {config.site_name}\n\n> {config.site_description}\n"]
+    for section in files_in_menu(config.nav):
+        lines.append(section if section.startswith("\n##") else _line(files.src_uris[section], Path(config.site_dir)))
+    site = Path(config.site_dir)
+    site.mkdir(parents=True, exist_ok=True)
+    (site / "llms.txt").write_text("\n".join(lines) + "\n")
+
+
+def files_in_menu(nav: Any) -> Iterator[str]:
+    """Yield the pages of the menu in their order, and a heading before the pages of each top entry."""
+    for item in nav:
+        for title, inner in item.items():
+            if isinstance(inner, list):
+                yield f"\n## {title}\n"
+            yield from _pages_of(inner)
+
+
+def _pages_of(item: Any) -> Iterator[str]:
+    match item:
+        case str():
+            yield item
+        case list():
+            for inner in item:
+                yield from _pages_of(inner)
+        case dict():
+            for inner in item.values():
+                yield from _pages_of(inner)
+
+
+def _line(file: File, site: Path) -> str:
+    """Write the text of a page into the site, and return its line of ``llms.txt``."""
+    assert file.page is not None
+    text = file.page.markdown or ""
+    (site / file.src_uri).parent.mkdir(parents=True, exist_ok=True)
+    (site / file.src_uri).write_text(text)
+    return f"- [{file.page.title}]({file.src_uri}): {_first_sentence(text)}"
+
+
+def _first_sentence(text: str) -> str:
+    """Return the first sentence of a page's first paragraph, without links and marks."""
+    paragraphs = [part for part in text.split("\n\n") if part[:1].isalnum() or part[:1] in "`["]
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(paragraphs[0].split())) if paragraphs else ""
+    return re.split(r"(?<=[.?!]) ", plain)[0]
 
 
 def _filled(item: Any) -> Any:
@@ -125,13 +168,12 @@ def _code(file: Path) -> str:
 
 
 def _first_line(file: Path) -> str:
-    return file.read_text().lstrip('#!"\'\n ').partition("\n")[0].rstrip('"')
+    return file.read_text().lstrip("#!\"'\n ").partition("\n")[0].rstrip('"')
 
 
 def _decisions() -> str:
     pages = sorted((DOCS / "decisions").glob("0*.md"))
     titles = [(page.name, page.read_text().partition("\n")[0].removeprefix("# ")) for page in pages]
-    return (
-        "# Decisions\n\nA page for each choice that someone may question, with what was measured.\n\n"
-        + "".join(f"- [{title}]({name})\n" for name, title in titles)
+    return "# Decisions\n\nA page for each choice that someone may question, with what was measured.\n\n" + "".join(
+        f"- [{title}]({name})\n" for name, title in titles
     )
