@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PLACES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r'(?P<before>\]\(|src=")(?P<target>[^)"#\s]+)(?P<anchor>#[^)"\s]*)?(?P<after>[)"])')
+MARK = re.compile(r"^ *<!-- (?:test|numbers): .*? -->\n", re.MULTILINE)  # what tests read (tests/cli/pages.py)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash", ".json": "json"}
 MOST_FILES = 12  # a folder with more is a list of names
 
@@ -46,7 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Turn links to the repository into links to pages."""
+    """Turn links to the repository into links to pages, and leave out the marks that tests read."""
     uri = page.file.src_uri
     folder = posixpath.dirname(_origins.get(uri, f"docs/{uri}"))
 
@@ -57,7 +58,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         target = posixpath.relpath(_uri(path), posixpath.dirname(uri) or ".")
         return f"{match['before']}{target}{match['anchor'] or ''}{match['after']}"
 
-    return LINK.sub(changed, markdown)
+    return LINK.sub(changed, MARK.sub("", markdown))
 
 
 def on_env(env: Any, config: MkDocsConfig, files: Files) -> None:
