@@ -95,8 +95,9 @@ def exit_codes_page() -> str:
 
 def _below(kind: type[errors.ScalerError]) -> Iterator[type[errors.ScalerError]]:
     for inner in kind.__subclasses__():
-        yield inner
-        yield from _below(inner)
+        if inner.__module__ == errors.__name__:  # the others are details of a package
+            yield inner
+            yield from _below(inner)
 
 
 def _first_line(kind: type) -> str:

@@ -3,7 +3,7 @@
 Every block has a mark on the line before it, which readers do not see: ``<!-- test: MARK -->``. The marks:
 
     run                     run in a copy of jobs, after the other blocks of the page
-    run with OPTIONS        the same; OPTIONS are added to the commands that have the first of them
+    run with OPTIONS        the same; OPTIONS are added to the commands that have all of them
     ray                     run with an embedded Ray
     needs WHAT              not run; its scaler commands must exist, with their options
     tests/FILE.py           that test runs it

@@ -66,7 +66,7 @@ def test_the_commands_of_a_page_run(
         elif block.mark.startswith("run"):
             added = block.mark.removeprefix("run").removeprefix(" with ").split()
             for command in commands(block):
-                takes = added and added[0] in options(command)
+                takes = {option for option in added if option.startswith("--")} <= options(command)
                 outcome = scaler_command(*command, *(added if takes else []))
                 assert outcome.code == 0, f"{page}:{block.line}: scaler {' '.join(command)}\n{outcome.err}"
 
