@@ -6,6 +6,7 @@ an error of all. The files, and what is in them, are scaler's.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from os import PathLike
@@ -99,11 +100,13 @@ class FolderWriter(StorageWriter):
         about: plain values for the manifest; its ``samples_seen`` names the checkpoint.
         state: with meta tensors; the plain part. Only rank 0 needs it.
         rank: of this worker.
+        stall_s: for how long this worker's training stood still for the copy.
         before_manifest: called by rank 0 when all parts are written, before the manifest is.
         give_up: asked while the storage is away; True: do not try again.
 
     Attributes:
         size: of the checkpoint in bytes, on rank 0 when it is complete.
+        stall_s: on rank 0, the longest of all workers.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class FolderWriter(StorageWriter):
         state: Any = None,
         *,
         rank: int = 0,
+        stall_s: float = 0.0,
         before_manifest: Callable[[], None] = lambda: None,
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -120,7 +124,7 @@ class FolderWriter(StorageWriter):
         self._about, self._state, self._rank = about, state, rank
         self._before_manifest, self._give_up = before_manifest, give_up
         self._plain = b""
-        self.size = 0
+        self.size, self.stall_s = 0, stall_s
 
     def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
         """Nothing is kept from one checkpoint to the next."""
@@ -137,11 +141,12 @@ class FolderWriter(StorageWriter):
                 plain.require_read_back(self._plain)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Return the plan unchanged."""
-        return plan
+        """Return the plan, with what rank 0 needs of this worker."""
+        return replace(plan, storage_data=self.stall_s)
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Remove a checkpoint that is replaced, before any worker writes its part."""
+        self.stall_s = max(plan.storage_data for plan in plans)
         with _sendable():
             self._patiently(self._remove_old)
         return plans

@@ -4,8 +4,9 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from scaler.core.mesh import DATA
 from scaler.errors import TrainingError
-from scaler.training.own_loop.mesh import DATA_KINDS, KINDS
+from scaler.training.own_loop.mesh import KINDS
 
 
 def require_data_parallel(model: nn.Module) -> None:
@@ -24,7 +25,7 @@ def require_data_parallel(model: nn.Module) -> None:
         mesh = parameter.device_mesh
         names = mesh.mesh_dim_names or (None,) * mesh.ndim
         for dim, size in zip(names, mesh.shape, strict=True):
-            is_data = is_fsdp if dim is None else KINDS.get(dim) in DATA_KINDS
+            is_data = is_fsdp if dim is None else KINDS.get(dim) in DATA
             if size > 1 and not is_data:
                 over = f"the mesh dimension {dim!r}" if dim is not None else "a mesh dimension without a name"
                 raise TrainingError(

@@ -25,7 +25,7 @@ from scaler.training.model.blocks import modules_that_match, outermost, repeated
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
 from scaler.training.model.names import plain_names
-from scaler.training.model.sharding import DTYPES
+from scaler.training.model.sharding import DTYPES, shard_again
 from scaler.training.parallel.gradient_sum import sparse_parameters
 from scaler.training.parallel.strategy import GradientReduction, OnPart
 from scaler.training.parallel.waits import Waits
@@ -256,6 +256,7 @@ class ShardedReduction:
 
     def _gathered(self, names: Sequence[str]) -> list[nn.Parameter]:
         """Return the whole parameters, which torch keeps from one gathering to the next."""
+        shard_again(self._model)  # an exception may have ended the last step
         found: dict[str, nn.Parameter] = {}
         plain = plain_names(self._model)
         for module in _sharded_modules(self._model):  # one after the other: the whole model may not fit
