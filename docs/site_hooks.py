@@ -98,14 +98,15 @@ def _line(file: File, site: Path) -> str:
     text = file.page.markdown or ""
     (site / file.src_uri).parent.mkdir(parents=True, exist_ok=True)
     (site / file.src_uri).write_text(text)
-    return f"- [{file.page.title}]({file.src_uri}): {_first_sentence(text)}"
+    return f"- [{file.page.title}]({file.src_uri}): {_first_sentence(text)}".rstrip(": ")
 
 
 def _first_sentence(text: str) -> str:
-    """Return the first sentence of a page's first paragraph, without links and marks."""
-    paragraphs = [part for part in text.split("\n\n") if part[:1].isalnum() or part[:1] in "`["]
-    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(paragraphs[0].split())) if paragraphs else ""
-    return re.split(r"(?<=[.?!]) ", plain)[0]
+    """Return the first sentence of a page, without links and marks; a page of lists alone has none."""
+    paragraphs = [part.strip() for part in text.split("\n\n")]
+    prose = next((part for part in paragraphs if part and not part.startswith(("#", "|", "<", "- ", "```", ":::"))), "")
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(prose.split())).replace("**", "")
+    return re.split(r"(?<=[.?!:]) ", plain)[0]
 
 
 def _filled(item: Any) -> Any:

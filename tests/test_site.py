@@ -22,7 +22,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_in_the_site_and_in_llms_txt(site: Path) -> None:
-    listed = re.findall(r"^- \[.+?\]\((.+?)\): \S", (site / "llms.txt").read_text(), flags=re.MULTILINE)
+    listed = re.findall(r"^- \[.+?\]\((.+?)\)", (site / "llms.txt").read_text(), flags=re.MULTILINE)
     assert sorted(listed) == sorted([*PAGES, "index.md", "contributing.md", "changelog.md", "decisions/index.md"])
     assert [page for page in listed if not (site / page).with_suffix(".html").is_file()] == []
     assert [page for page in listed if not (site / page).is_file()] == []
