@@ -49,6 +49,10 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Turn links to the repository into links to pages, and leave out the marks that tests read."""
     uri = page.file.src_uri
+    if uri.startswith("repository/"):
+        page.meta["search"] = {"exclude": True}
+    elif uri.startswith(("decisions/", "measured/")):
+        page.meta["search"] = {"boost": 0.3}  # below the pages that explain
     folder = posixpath.dirname(_origins.get(uri, f"docs/{uri}"))
 
     def changed(match: re.Match[str]) -> str:

@@ -41,9 +41,11 @@ def test_no_page_loads_anything_from_another_server(site: Path) -> None:
         assert loaded.findall(page.read_text()) == [], page.name
 
 
-def test_the_search_works_in_files(site: Path) -> None:
-    assert "rewarmup" in (site / "search/search_index.js").read_text()
-
-
 def test_a_file_of_the_repository_that_a_page_links_to_is_a_page(site: Path) -> None:
     assert "def build(hidden" in re.sub(r"<[^>]+>", "", (site / "repository/jobs/digits/index.html").read_text())
+
+
+def test_the_search_works_in_files_and_finds_no_source_code(site: Path) -> None:
+    found = re.findall(r'"location": ?"([^"#]+)', (site / "search/search_index.js").read_text())
+    assert "guides/elastic-runs.html" in found
+    assert [page for page in found if page.startswith("repository/")] == []
