@@ -2,7 +2,7 @@
 
 Both train a transformer of about 100 million parameters with AdamW on two workers of an embedded Ray cluster, on CPUs
 with gloo. Memory is the largest resident set of a worker above that of its process before the model is built: the
-checks at the start count, and the first steps, and in the second column a checkpoint that is written while the training
+checks at the start count, and the first steps, and in the last column a checkpoint that is written while the training
 continues. Linux only.
 
 Run: python benchmarks/sharded_memory.py [--write docs/measured/sharded-memory.md]
@@ -11,14 +11,18 @@ Run: python benchmarks/sharded_memory.py [--write docs/measured/sharded-memory.m
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from table import table
 from torch import Tensor, nn
@@ -28,7 +32,7 @@ from scaler.cluster.embedded import embedded_cluster
 from scaler.cluster.ray_run import run_on_ray
 from scaler.job import Job
 from scaler.metrics.events import Checkpointed
-from scaler.metrics.reader import read_events
+from scaler.metrics.reader import read_events, read_records
 from scaler.plan import make_plan
 from scaler.runs import RunFolder, RunState
 from scaler.training.recipe import Recipe
@@ -37,31 +41,36 @@ from scaler.training.recipe.load import load_recipe
 HERE = Path(__file__).resolve().parent
 WORKERS, STEPS, SAVED_AFTER = 2, 8, 4
 SIZE = {"width": 768, "heads": 12, "blocks": 14, "tokens": 16, "num_samples": 64}
+STRATEGIES = ("ddp", "fsdp")
 MOST_RATIO = 0.6  # the goal: fsdp's memory of ddp's
 INTRO = """# Memory and checkpoints of a sharded model
 
 From `python benchmarks/sharded_memory.py --write docs/measured/sharded-memory.md`: a transformer of {parameters:,}
 parameters (float32) with AdamW on two CPU workers with gloo, on a virtual machine of two cores. Memory is the largest
-resident set of a worker above that of its process before the model was built: mean over the workers. Weights, gradients
-and AdamW's two averages alone take {whole:,.0f} MiB on a worker that has a copy, and half of it on one of two that share a copy.
+resident set of a worker above that of its process before the model was built: mean over the workers. Weights,
+gradients and AdamW's two averages alone take {whole:,.0f} MiB on a worker that has a copy, and half of it on one of two
+that share a copy.
+
+Sharded training on CPUs fixes the size from which on glibc's malloc returns freed memory to the system (4 MiB; see
+[decision 75](../decisions/0075-workers-of-a-sharded-model-run-the-same-forwards.md)).
 
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["ddp", "fsdp"], help="one strategy")
     parser.add_argument("--write", type=Path, help="write the report here")
+    parser.add_argument("--measure", choices=STRATEGIES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
-    with tempfile.TemporaryDirectory(prefix="sharded-memory-") as folder, embedded_cluster(verbose=False):
-        found = {
-            strategy: measured(strategy, Path(folder) / strategy)
-            for strategy in ([arguments.only] if arguments.only else ["ddp", "fsdp"])
-        }
-    text = table([row(strategy, *values) for strategy, values in found.items()])
-    if not arguments.only:
-        text += f"\n\n{verdict(*(values[0] for values in found.values()))}\n"
+    if arguments.measure:
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
+        with tempfile.TemporaryDirectory(prefix="sharded-memory-") as folder, embedded_cluster(verbose=False):
+            found_here = measured(arguments.measure, Path(folder))
+        print(json.dumps(found_here))
+        return
+    found = [measured_apart(strategy) for strategy in STRATEGIES]
+    rows = [row(one, strategy) for strategy, one in zip(STRATEGIES, found, strict=True)]
+    text = f"{table(rows)}\n\n{verdict(*found)}\n"
     print(text)
     if arguments.write:
         model = load_recipe("recipe:build", folder=HERE / "transformer", arguments=SIZE).model
@@ -69,8 +78,16 @@ def main() -> None:
         arguments.write.write_text(INTRO.format(parameters=parameters, whole=16 * parameters / 2**20) + text)
 
 
-def measured(strategy: str, storage: Path) -> tuple[dict[str, float], Checkpointed]:
-    """Train with a strategy; return a worker's memory in MiB, and the event of the first checkpoint."""
+def measured_apart(strategy: str) -> dict[str, float]:
+    """Return what ``measured`` returns in a process of its own, with a cluster of its own."""
+    command = [sys.executable, __file__, "--measure", strategy]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measured(strategy: str, storage: Path) -> dict[str, float]:
+    """Train with a strategy; return a worker's memory in MiB, a step's seconds, and the first checkpoint's cost."""
     notes = storage / "notes"
     notes.mkdir(parents=True)
     job = Job.model_validate(
@@ -94,28 +111,40 @@ def measured(strategy: str, storage: Path) -> tuple[dict[str, float], Checkpoint
     saved = next(event for event in read_events(run) if isinstance(event, Checkpointed))
     workers = [json.loads(file.read_text()) for file in sorted(notes.glob("*.json"))]
     assert len(workers) == WORKERS
+    print(
+        [
+            [round(p - w["before_mib"]) for p in w["peaks_mib"][-STEPS:]] + [round(w["last_mib"] - w["before_mib"])]
+            for w in workers
+        ],
+        file=sys.stderr,
+    )
     peaks = [worker["peaks_mib"][-STEPS:] for worker in workers]  # the checks at the start call the loss too
     return {
         "checks": sum(worker["peaks_mib"][-STEPS] - worker["before_mib"] for worker in workers) / WORKERS,
         "steps": sum(p[SAVED_AFTER - 1] - w["before_mib"] for p, w in zip(peaks, workers, strict=True)) / WORKERS,
         "all": sum(worker["last_mib"] - worker["before_mib"] for worker in workers) / WORKERS,
-    }, saved
-
-
-def row(strategy: str, memory: dict[str, float], saved: Checkpointed) -> dict[str, str]:
-    """Return the row of a strategy."""
-    return {
-        "strategy": strategy,
-        "until the first step, MiB": f"{memory['checks']:,.0f}",
-        "steps, MiB": f"{memory['steps']:,.0f}",
-        "with a checkpoint, MiB": f"{memory['all']:,.0f}",
-        "checkpoint, MB": f"{saved.bytes / 1e6:,.0f}",
-        "stall, s": f"{saved.stall_s:.2f}",
-        "until it is complete, s": f"{saved.seconds:.1f}",
+        "step_s": float(np.median(read_records(run)["step_time_s"].to_numpy()[1:SAVED_AFTER])),
+        "bytes": saved.bytes,
+        "stall_s": saved.stall_s,
+        "seconds": saved.seconds,
     }
 
 
-def verdict(copy: dict[str, float], part: dict[str, float]) -> str:
+def row(found: Mapping[str, float], strategy: str) -> dict[str, str]:
+    """Return the row of a strategy."""
+    return {
+        "strategy": strategy,
+        "until the first step, MiB": f"{found['checks']:,.0f}",
+        "steps, MiB": f"{found['steps']:,.0f}",
+        "with a checkpoint, MiB": f"{found['all']:,.0f}",
+        "step, s": f"{found['step_s']:.2f}",
+        "checkpoint, MB": f"{found['bytes'] / 1e6:,.0f}",
+        "stall, s": f"{found['stall_s']:.2f}",
+        "until it is complete, s": f"{found['seconds']:.1f}",
+    }
+
+
+def verdict(copy: Mapping[str, float], part: Mapping[str, float]) -> str:
     """Return how the memory of a part compares with that of a copy."""
     ratios = [part[key] / copy[key] for key in ("steps", "all")]
     met = "met" if max(ratios) <= MOST_RATIO else "missed"

@@ -43,7 +43,8 @@ def main(checkpoint: str | None = None) -> None:
     """Train to the end.
 
     Args:
-        checkpoint: a folder that every process reads; the training continues from it, and saves each epoch in it.
+        checkpoint: a folder that every process reads; the training continues from its newest checkpoint, and saves
+            one after each epoch.
     """
     dist.init_process_group()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,10 +68,11 @@ def main(checkpoint: str | None = None) -> None:
     loader = DataLoader(train_data, batch_size=run.batch_size, sampler=sampler)
     model, optimizer, loader = run.prepare(model, optimizer, loader)
     epoch = 0
-    if checkpoint is not None and Path(checkpoint, ".metadata").exists():
+    complete = sorted(Path(checkpoint).glob("epoch-*/.metadata")) if checkpoint is not None else []
+    if complete:  # torch writes .metadata last
         weights, moments = get_state_dict(model, optimizer)
         state = {"model": weights, "optimizer": moments, "run": "", "epoch": 0}
-        dcp.load(state, checkpoint_id=checkpoint)
+        dcp.load(state, checkpoint_id=complete[-1].parent)
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
         run.load_state_dict(json.loads(state["run"]))
         epoch = state["epoch"]
@@ -91,7 +93,7 @@ def main(checkpoint: str | None = None) -> None:
         if checkpoint is not None:
             weights, moments = get_state_dict(model, optimizer)
             state = {"model": weights, "optimizer": moments, "run": json.dumps(run.state_dict()), "epoch": epoch}
-            dcp.save(state, checkpoint_id=checkpoint)
+            dcp.save(state, checkpoint_id=Path(checkpoint, f"epoch-{epoch:03}"))
 
 
 if __name__ == "__main__":

@@ -43,15 +43,14 @@ def test_a_script_that_crashes_continues_from_its_own_checkpoint(tmp_path: Path)
 @pytest.mark.usefixtures("cluster")
 def test_workers_of_a_mesh_that_get_the_same_samples_count_once(tmp_path: Path) -> None:
     """Four workers: two shards of a model whose layers are divided in two. The script checkpoints each epoch."""
-    checkpoint = tmp_path / "own"
-    folder = run(tmp_path, OWN_MESH, "train.epochs=1", f"recipe_args={{checkpoint: {checkpoint}}}")
+    folder = run(tmp_path, OWN_MESH, "train.epochs=1", f"recipe_args={{checkpoint: {tmp_path / 'own'}}}")
     report = write_report(folder)
     assert (report.totals.samples_seen, report.plan["global_batch_size"]) == (1438, 64)
     assert [row.samples for row in report.workers] == [719, 0, 719, 0]
     (attempt,) = report.attempts
     assert (attempt.world_size, attempt.data_parallel_size) == (4, 2)
     assert report.lr_audit.as_planned
-    assert (checkpoint / ".metadata").is_file()
+    assert (tmp_path / "own/epoch-001/.metadata").is_file()
 
 
 @pytest.mark.usefixtures("cluster")

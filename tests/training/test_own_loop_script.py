@@ -1,7 +1,6 @@
 """Scripts with a loop of their own, as people start them: how they end is in their run."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -54,22 +53,6 @@ def test_torchrun_ends_with_a_report_of_all_processes(tmp_path: Path) -> None:
     assert report.final.eval["accuracy"] > 0.85
     assert report.final.train["accuracy"] > 0.93
     assert "in 2 processes" in done.stderr
-
-
-def test_tensor_parallel_and_sharded_processes_of_torchrun_are_one_run(tmp_path: Path) -> None:
-    shutil.copytree(OWN_MESH, tmp_path, dirs_exist_ok=True)
-    job = tmp_path / "job.yaml"
-    job.write_text(job.read_text().replace("epochs: 12", "epochs: 1"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", str(tmp_path / "train.py")]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    run = scaler.read_run("last", storage=tmp_path / "runs")
-    assert (run.report.state, run.report.totals.samples_seen) == ("succeeded", 1438)
-    assert [row.samples for row in run.report.workers] == [719, 0, 719, 0]
-    assert (run.plan.global_batch_size, run.plan.data_parallel_size, run.plan.mesh["tensor"]) == (64, 2, 2)
-    assert run.report.lr_audit.as_planned
 
 
 def test_a_plan_of_a_mesh_needs_the_size_of_the_training_set() -> None:

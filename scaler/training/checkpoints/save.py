@@ -68,7 +68,7 @@ def save_copy(copy: StateCopy, writer: "FolderWriter", group: dist.ProcessGroup 
         (plan,) = writer.prepare_global_plan(plans)
         writer.finish(metadata, [writer.write_data(planner.finish_plan(plan), planner).value()])
     except (Exception, CheckpointException) as error:  # torch's is no Exception
-        if writer.is_first:
+        if writer.has_begun:
             with suppress(Exception):
                 remove_checkpoint(writer.folder, writer.samples_seen)
         if isinstance(error, CheckpointException):
@@ -105,6 +105,7 @@ class FolderWriter(StorageWriter):
         give_up: asked while the storage is away; True: do not try again.
 
     Attributes:
+        has_begun: on rank 0, whether anything was removed or written.
         size: of the checkpoint in bytes, on rank 0 when it is complete.
         stall_s: on rank 0, the longest of all workers.
     """
@@ -120,7 +121,7 @@ class FolderWriter(StorageWriter):
         before_manifest: Callable[[], None] = lambda: None,
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.folder, self.samples_seen, self.is_first = folder, int(about["samples_seen"]), rank == 0
+        self.folder, self.samples_seen, self.has_begun = folder, int(about["samples_seen"]), False
         self._about, self._state, self._rank = about, state, rank
         self._before_manifest, self._give_up = before_manifest, give_up
         self._plain = b""
@@ -147,6 +148,7 @@ class FolderWriter(StorageWriter):
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Remove a checkpoint that is replaced, before any worker writes its part."""
         self.stall_s = max(plan.storage_data for plan in plans)
+        self.has_begun = True
         with _sendable():
             self._patiently(self._remove_old)
         return plans
@@ -157,7 +159,7 @@ class FolderWriter(StorageWriter):
         with _sendable():
             for name, items in _by_file(plan.items, self._rank).items():
                 results += self._patiently(partial(self._write, name, items, planner))
-            if self.is_first:
+            if self._rank == 0:
                 results.append(self._write_whole(PLAIN, self._plain))
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)

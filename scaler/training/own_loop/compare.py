@@ -48,7 +48,7 @@ def require_equal_steps(steps: Sequence[OfStep], mesh: LoopMesh) -> None:
             raise TrainingError(
                 f"the gradient norms of {names} differ by {spread / mean:.0%}: nothing averages the "
                 "gradients, so each process trains a model of its own.",
-                "Wrap the model before training: DistributedDataParallel(model).",
+                "Wrap the model before training: DistributedDataParallel(model) or fully_shard(model).",
             )
 
 

@@ -1,12 +1,26 @@
-"""Models that are parallel in other ways than by data are found by their parameters."""
+"""What a model says of its parallelism: modules of FSDP1, and parameters on dimensions that are not data parallel."""
 
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
 from scaler.core.mesh import DATA
 from scaler.errors import TrainingError
 from scaler.training.own_loop.mesh import KINDS
+
+
+def require_known_sharding(model: nn.Module) -> None:
+    """Refuse a model whose gradients are parts of flattened weights.
+
+    Raises:
+        TrainingError: it has a module of FSDP1.
+    """
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise TrainingError(
+            "the model is wrapped in FullyShardedDataParallel (FSDP1), with which a process has no gradient of its own "
+            "to compare.",
+            "Use FSDP2: torch.distributed.fsdp.fully_shard(model); in accelerate, fsdp_version=2.",
+        )
 
 
 def require_data_parallel(model: nn.Module) -> None:

@@ -21,6 +21,7 @@ from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError, RecipeError
 from scaler.job.fsdp import Fsdp
 from scaler.training.clock import Clock, Mark
+from scaler.training.memory import return_freed_blocks
 from scaler.training.model.blocks import modules_that_match, outermost, repeated_modules
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
@@ -69,6 +70,8 @@ class Sharded:
                 "train.fsdp.cpu_offload = true, and the workers have no GPU.",
                 "Leave it out, or set resources.gpus_per_worker.",
             )
+        if device.type == "cpu" or options.cpu_offload:
+            return_freed_blocks()
         self._options, self._device, self._seed, self._initialize = options, device, seed, initialize
         self._world_size = replicate * shard
         if self._world_size == 1:
