@@ -43,8 +43,9 @@ class Block(NamedTuple):
 
 def pages() -> list[str]:
     """Return the pages whose blocks are tested, by their path in the repository."""
-    found = ["README.md", "CONTRIBUTING.md", *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
-    return sorted(page for page in found if not page.startswith(RECORDS))
+    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("jobs/*/README.md")]
+    names = sorted(path.relative_to(ROOT).as_posix() for path in found)
+    return [name for name in names if not name.startswith(RECORDS)]
 
 
 def blocks(page: str) -> list[Block]:
