@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PLACES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r'(?P<before>\]\(|src=")(?P<target>[^)"#\s]+)(?P<anchor>#[^)"\s]*)?(?P<after>[)"])')
-MARK = re.compile(r"^ *<!-- (?:test|numbers): .*? -->\n", re.MULTILINE)  # what tests read (tests/cli/pages.py)
+MARK = re.compile(r"^ *<!-- (?:test|numbers): .*? -->\n", re.MULTILINE)  # what tests read (tests/cli/code_blocks.py)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash", ".json": "json"}
 MOST_FILES = 12  # a folder with more is a list of names
 

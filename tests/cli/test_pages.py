@@ -1,4 +1,4 @@
-"""The code blocks of the documents run; pages.py has the marks that say how."""
+"""The code blocks of the documents run; code_blocks.py has the marks that say how."""
 
 import ast
 import shutil
@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from pages import ROOT, Block, blocks, commands, pages
+from code_blocks import ROOT, Block, blocks, commands, pages
 
 import scaler
 from scaler.cli.group import cli

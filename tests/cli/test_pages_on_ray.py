@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pages import ROOT, blocks, commands, pages
+from code_blocks import ROOT, blocks, commands, pages
 
 
 def test_the_first_run_on_two_workers(tmp_path: Path) -> None:
