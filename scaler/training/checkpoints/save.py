@@ -47,7 +47,7 @@ def save_copy(copy: StateCopy, writer: "FolderWriter", group: dist.ProcessGroup 
     """Write a copy of a state; with a group, every worker of it calls this.
 
     Args:
-        copy: this worker's.
+        copy: this worker's; it has no tensors afterwards.
         writer: this worker's.
         group: of the workers that write; None: this worker writes alone.
 
@@ -74,6 +74,9 @@ def save_copy(copy: StateCopy, writer: "FolderWriter", group: dist.ProcessGroup 
         if isinstance(error, CheckpointException):
             raise error.failures[min(error.failures)][0] from None
         raise
+    finally:  # functions that refer to themselves hold the tensors, until Python's next garbage collection
+        copy.pieces.clear()
+        vars(planner).get("state_dict", {}).clear()
 
 
 class CopyPlanner(DefaultSavePlanner):
