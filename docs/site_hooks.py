@@ -110,7 +110,7 @@ def _first_sentence(text: str) -> str:
     paragraphs = [part.strip() for part in text.split("\n\n")]
     prose = next((part for part in paragraphs if part and not part.startswith(("#", "|", "<", "- ", "```", ":::"))), "")
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(prose.split())).replace("**", "")
-    return re.split(r"(?<=[.?!:]) ", plain)[0]
+    return re.split(r"(?<=[.?!]) ", plain)[0]
 
 
 def _filled(item: Any) -> Any:
