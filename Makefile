@@ -4,6 +4,8 @@
 # make docs   write the generated pages of docs, the files in docker and the pictures again
 # make site   build the documentation as a site, in the folder site
 # make wheel  build dist/scaler-VERSION-py3-none-any.whl, which the files in docker install
+# make dist   build the sdist and the wheel of a release in dist, and check them with twine
+# make sbom   write dist/scaler-VERSION.cdx.json: what an installed scaler consists of, in CycloneDX's format
 # make lock   resolve all lock files again from pyproject.toml
 #
 # Beside the tests, from minutes to an hour each:
@@ -17,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RAY_NEXT := .venv-ray-next
 
-.PHONY: demo test test-ray-next test-lowest soak mutants check format docs site wheel lock
+.PHONY: demo test test-ray-next test-lowest soak mutants check format docs site wheel dist sbom lock
 
 demo: $(VENV)/installed
 	$(BIN)/scaler submit jobs/digits/job.yaml
@@ -65,6 +67,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/make_auto_page.py
 	$(BIN)/python docs/make_rules_experiments.py
 	$(BIN)/python docs/make_evidence.py
+	$(BIN)/python docs/make_licences_page.py
 	$(BIN)/python docs/make_docker_files.py
 	$(BIN)/python docs/make_experiment_picture.py
 	$(BIN)/python docs/make_report_picture.py
@@ -75,6 +78,25 @@ site: $(VENV)/installed
 
 wheel: $(VENV)/installed
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# The tools of a release have an environment of their own: their dependencies are not scaler's.
+RELEASE := .venv-release
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' scaler/__init__.py)
+
+dist: $(RELEASE)/installed
+	rm -f dist/scaler-$(VERSION)*
+	$(RELEASE)/bin/python -m build --no-isolation --outdir dist .
+	$(RELEASE)/bin/twine check --strict dist/scaler-$(VERSION).tar.gz dist/scaler-$(VERSION)-*.whl
+
+sbom: $(RELEASE)/installed $(VENV)/installed
+	mkdir -p dist
+	$(BIN)/python docs/make_licences_page.py --lock | $(RELEASE)/bin/cyclonedx-py requirements \
+		--pyproject pyproject.toml --mc-type library --output-reproducible --output-file dist/scaler-$(VERSION).cdx.json -
+
+$(RELEASE)/installed: Makefile
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet build==1.6.1 cyclonedx-bom==7.5.0 setuptools==84.2.1 twine==7.0.0
+	touch $@
 
 # tests/training/test_mup.py compares with it. Its dependencies, torchvision among them, are for its plots.
 MUP := mup==1.0.0

@@ -14,7 +14,7 @@ first used.
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "ClusterError",
     "Eval",

@@ -17,7 +17,7 @@ from scaler.cli.terminal import show
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
 @click.option("--html", "html_path", type=UserPath(), metavar="FILE", help="Write HTML to FILE.")
 def command(runs: tuple[str, ...], storage: str, as_json: bool, as_markdown: bool, html_path: Path | None) -> None:
-    """Compare runs: their jobs, their results, and which differences exceed the noise.
+    """Compare runs, and show which differences exceed the noise.
 
     Each RUN is a run's id, its folder or URI, or: last. Runs whose jobs differ only in seed, name, storage and tracking
     are repeats and form one arm. The other arms are compared with the arm of the first run. The noise is measured from

@@ -18,9 +18,11 @@ from scaler.errors import ClusterError
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", is_flag=True, help="Print Markdown, to paste into a bug report.")
 def command(address: str | None, as_json: bool, markdown: bool) -> None:
-    """Show what this machine and a cluster offer, and what is wrong with them.
+    """Show what this machine offers, and what is wrong with it.
 
-    Secrets are masked. Exit codes: 0: shown. 3: the cluster cannot be reached; this machine is still shown.
+    With --address, also a Ray cluster. Secrets are masked.
+
+    Exit codes: 0: shown. 3: the cluster cannot be reached; this machine is still shown.
     """
     from scaler.cli.env_text import env_markdown, env_text
     from scaler.cluster.cluster_view import view_cluster

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group("experiment")
 def command() -> None:
-    """Run several settings of a job, and show which is worth it: run, status, report, list."""
+    """Run several settings of a job, and show which is worth it."""
 
 
 @command.command("run")

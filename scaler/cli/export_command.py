@@ -43,7 +43,7 @@ def command(
     queue: str | None,
     output: str | None,
 ) -> None:
-    """Write the files that run a job in containers, on Kubernetes, in a cloud or with Slurm.
+    """Write the files that run a job in containers or on a cluster.
 
     KIND is docker (an image), compose (containers on one machine), kuberay (a RayJob), raycluster (a RayCluster), aws
     or gcp (Ray's cluster launcher), slurm or skypilot.

@@ -43,7 +43,7 @@ def command(
     storage: str,
     address: str | None,
 ) -> None:
-    """Write the weights of a run to a file, with a model card beside it.
+    """Write the weights of a run to a file, with a model card.
 
     RUN is a run's id, its folder or URI, or: last. The names in FILE are those of the model that the recipe builds. The
     card has the same name as FILE, with the end .md. Without FILE, both have the run's id as their name, in the current

@@ -40,7 +40,10 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Find a learning rate by a range test, with the job's workers and global batch."""
+    """Find a learning rate by a range test.
+
+    It trains with the job's workers and its global batch.
+    """
     from scaler.api.find_lr import find_lr
     from scaler.cli.follow import Follower
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from scaler.cli.live import Live
+from scaler.cli.slow import Slow
 from scaler.cli.terminal import err, show
 from scaler.job import Job
 from scaler.job.changes import Change
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from scaler.cluster.progress import Progress
     from scaler.report.run.model import Report
     from scaler.training.checkpoints.files import PassedOver
+
+PLANNING = "Building the recipe: the plan needs its data or its parameters"
 
 
 class Follower:
@@ -48,13 +51,17 @@ class Follower:
         quiet: bool,
     ) -> None:
         self._started, self._shows_plan, self._as_json, self._quiet = started, shows_plan, as_json, quiet
+        self._is_silent = quiet or as_json  # before the first step
         self._on_exit = ExitStack()
+        self._planning: Slow | None = None
         self._live: Live | None = None
         self._plan: Plan | None = None
         self._report: Report | None = None
         self.folder: RunFolder | None = None
 
     def __enter__(self) -> Self:
+        if not self._is_silent:
+            self._planning = self._on_exit.enter_context(Slow(PLANNING, console=err()))
         return self
 
     def __exit__(
@@ -69,6 +76,8 @@ class Follower:
 
     def on_plan(self, job: Job, plan: Plan, changes: Sequence[Change] = (), folder: RunFolder | None = None) -> None:
         """Print the plan, and what a resume changes."""
+        if self._planning is not None:
+            self._planning.end()
         if self._shows_plan and not self._quiet:
             from scaler.report.plan.text import plan_text
 
@@ -78,7 +87,9 @@ class Follower:
             if folder is None:
                 self._say_time(job, plan)
         self._plan = plan
-        self._live = self._on_exit.enter_context(Live(plan, console=err(), quiet=self._quiet))
+        self._live = self._on_exit.enter_context(
+            Live(plan, console=err(), quiet=self._quiet, start=None if self._is_silent else "starting")
+        )
 
     def _say_time(self, job: Job, plan: Plan) -> None:
         """Print how long the run takes, if finished runs of the job in a local storage show it."""

@@ -13,28 +13,44 @@ from scaler.cli import INTERRUPTED, raise_on_ctrl_c
 from scaler.cli.streams import open_streams
 from scaler.errors import ScalerError
 
-# --help shows these lines without importing the commands; a test compares them with the commands' docstrings.
-COMMANDS = {
-    "init": "Make a folder with an example job file and recipe, ready to run.",
-    "plan": "Show every number that a job trains with, and its reason; needs no cluster.",
-    "submit": "Plan a job, run it, and show its report.",
-    "resume": "Continue a run that was stopped, failed, or lost its driver.",
-    "find-lr": "Find a learning rate by a range test, with the job's workers and global batch.",
-    "probe": "Find how far the batch can grow, early, in the middle and late in a training.",
-    "list": "List runs and their states.",
-    "status": "Show the state of a run, and how far it is.",
-    "logs": "Show what the workers of a run print.",
-    "stop": "Stop a run; it saves a checkpoint first.",
-    "wait": "Follow a run to its end, and exit with its exit code.",
-    "report": "Show the report of a run.",
-    "compare": "Compare runs: their jobs, their results, and which differences exceed the noise.",
-    "experiment": "Run several settings of a job, and show which is worth it: run, status, report, list.",
-    "check": "Check a run against limits, for example in CI.",
-    "export-model": "Write the weights of a run to a file, with a model card beside it.",
-    "export": "Write the files that run a job in containers, on Kubernetes, in a cloud or with Slurm.",
-    "env": "Show what this machine and a cluster offer, and what is wrong with them.",
-    "schema": "Print the JSON Schema of job files, for editors.",
+# --help shows these groups and lines without importing the commands; a test compares them with the docstrings.
+GROUPS = {
+    "Start": {
+        "init": "Make a folder with a job file and its code, ready to run.",
+        "env": "Show what this machine offers, and what is wrong with it.",
+    },
+    "Run": {
+        "plan": "Show every number that a job trains with, and its reason.",
+        "submit": "Plan a job, run it, and show its report.",
+        "resume": "Continue a run that was stopped, failed, or lost its driver.",
+    },
+    "Follow a run": {
+        "list": "List runs and their states.",
+        "status": "Show the state of a run, and how far it is.",
+        "logs": "Show what the workers of a run print.",
+        "wait": "Follow a run to its end, and exit with its exit code.",
+        "stop": "Stop a run; it saves a checkpoint first.",
+    },
+    "Read results": {
+        "report": "Show the report of a run.",
+        "compare": "Compare runs, and show which differences exceed the noise.",
+        "check": "Check a run against limits, for example in CI.",
+    },
+    "Find settings": {
+        "find-lr": "Find a learning rate by a range test.",
+        "probe": "Find how far the batch can grow.",
+        "experiment": "Run several settings of a job, and show which is worth it.",
+    },
+    "Deploy": {
+        "export": "Write the files that run a job in containers or on a cluster.",
+        "export-model": "Write the weights of a run to a file, with a model card.",
+    },
+    "Set up editor and shell": {
+        "schema": "Print the JSON Schema of job files, for editors.",
+        "completion": "Complete commands and options with the Tab key: install.",
+    },
 }
+COMMANDS = {name: line for commands in GROUPS.values() for name, line in commands.items()}
 
 ALIASES = {"export-checkpoint": "export-model"}  # names that other tools use for a command; --help does not list them
 
@@ -56,8 +72,10 @@ class _LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", line) for name, line in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -74,7 +92,13 @@ class _LazyGroup(click.Group):
 @click.version_option(scaler.__version__, prog_name="scaler")
 @click.option("--debug", is_flag=True, help="Show Python's stack trace with an error.")
 def cli(debug: bool) -> None:
-    """Train a model that was tuned on one worker on any number of workers, with the right learning rate."""
+    """Train a model that was tuned on one worker on any number of workers, with the right learning rate.
+
+    \b
+    Begin with:
+      scaler init my-job
+      scaler submit my-job
+    """
 
 
 def run(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@
 
 from collections import deque
 from contextlib import ExitStack
+from dataclasses import replace
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -12,7 +13,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live as Screen
 
-from scaler.cli.live_view import View, eta_s, numbers_line, straggler_text
+from scaler.cli.live_view import View, eta_s, numbers_line, start_text, straggler_text
 from scaler.cluster.progress import Progress
 from scaler.core.unit import Unit, unit_with
 from scaler.plan import Plan
@@ -20,6 +21,7 @@ from scaler.report.text.format import printable
 from scaler.runs import RunFolder
 
 LINE_EVERY_S = 5.0
+SLOW_START_S = 5.0  # a start that takes longer says what it does
 SPEED_WINDOW_S = 60.0  # the time left is estimated from the last minute, evaluations and checkpoints included
 
 
@@ -30,15 +32,17 @@ class Live:
         plan: the run's plan, which gives the length of the run.
         console: shows the progress.
         quiet: show nothing.
+        start: what the run does before Ray is connected; None: what it does before its first step is not shown.
     """
 
-    def __init__(self, plan: Plan, *, console: Console, quiet: bool) -> None:
+    def __init__(self, plan: Plan, *, console: Console, quiet: bool, start: str | None = None) -> None:
         self._plan, self._console, self._quiet = plan, console, quiet
+        self._begun_at, self._start = monotonic(), start
         self._lined_at = float("-inf")
         self._shown = Progress()
         self._reached: deque[tuple[float, float]] = deque()  # (seconds, samples) of recent progress
         self._first_attempt: int | None = None
-        self._view = View(total=plan.end_progress)
+        self._view = View(total=plan.end_progress, start=start or "starting")
         self._screen: Screen | None = None
         if console.is_terminal and not quiet:
             self._screen = Screen(
@@ -70,11 +74,14 @@ class Live:
         """Start the progress at the samples from which a run resumes."""
         if not self._plan.is_measured:
             done = self._plan.progress_at(min(samples_seen, self._plan.end_samples))
-            self._view = View(total=self._plan.end_progress, done=done)
+            self._view = replace(self._view, done=done)
 
     def show(self, progress: Progress) -> None:
         """Show the progress of the run."""
-        if self._quiet or progress == self._shown:
+        if self._quiet:
+            return
+        self._show_start(progress)
+        if progress == self._shown:
             return
         is_first = self._shown.world_size is None and progress.world_size is not None
         if progress.attempt != self._shown.attempt:
@@ -92,6 +99,18 @@ class Live:
                 parts.append(f"({straggler_text(progress.straggler)})")
             self._console.print("  ".join(parts), soft_wrap=True)
 
+    def _show_start(self, progress: Progress) -> None:
+        """Show what the run does before its first step: in the panel, or as lines if the start takes long."""
+        if self._start is None or self._reached or progress.samples_seen:
+            self._start = None
+            return
+        start = start_text(progress, workers=self._plan.world_size)
+        if self._screen is not None:
+            self._view = replace(self._view, start=start)
+        elif start != self._start and monotonic() - self._begun_at >= SLOW_START_S:
+            self._start = start
+            self._console.print(f"{monotonic() - self._begun_at:.0f} s: {start}", soft_wrap=True)
+
     def _viewed(self, progress: Progress) -> View:
         """Return the panel for some progress; while a new attempt starts, the bar stays where the last one ended."""
         if self._first_attempt is None:
@@ -107,7 +126,9 @@ class Live:
             left_s = eta_s(self._reached, total=total)
         restarts = (progress.attempt or 0) - (self._first_attempt or 0)
         unit = self._unit(progress)
-        return View(total=total, done=done, left_s=left_s, restarts=restarts, progress=progress, unit=unit)
+        return replace(
+            self._view, total=total, done=done, left_s=left_s, restarts=restarts, progress=progress, unit=unit
+        )
 
     def _unit(self, progress: Progress) -> Unit:
         """Return the unit of the job, with the tokens that a sample has now."""

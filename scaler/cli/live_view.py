@@ -38,6 +38,7 @@ class View:
         restarts: number of restarts since this process began to run the run.
         progress: the newest progress.
         unit: of the job, with the tokens that a sample has now.
+        start: what the run does before its first step.
         other_lines: lines that are printed above and below the panel, and must fit into the terminal with it.
     """
 
@@ -47,6 +48,7 @@ class View:
     restarts: int = 0
     progress: Progress = field(default_factory=Progress)
     unit: Unit = Unit()  # noqa: RUF009 (frozen)
+    start: str = "starting"
     other_lines: int = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -63,6 +65,27 @@ class View:
         if progress.workers and rows >= FEWEST_ROWS and (progress.world_size or 0) > 1:
             parts += _workers(progress, self.unit, max_rows=rows, width=width)
         yield Group(*parts)
+
+
+def start_text(progress: Progress, *, workers: int) -> str:
+    """Return what a run does before its first step, once its driver is connected to Ray.
+
+    Args:
+        progress: of the run.
+        workers: of the plan.
+
+    Example:
+        >>> start_text(Progress(), workers=2)
+        'starting 2 workers, which import torch'
+        >>> start_text(Progress(workers_started=2), workers=2)
+        '2 of 2 workers have started: building the recipe and checking it'
+    """
+    if progress.attempt is not None:
+        return "the checks are done: taking the first steps"
+    if progress.workers_started:
+        started = f"{progress.workers_started} of {plural(workers, 'worker')}"
+        return f"{started} have started: building the recipe and checking it"
+    return f"starting {plural(workers, 'worker')}, which import torch"
 
 
 def numbers_line(progress: Progress, unit: Unit = Unit()) -> str:  # noqa: B008 (frozen)
@@ -119,7 +142,7 @@ def _head(view: View, width: int) -> Table:
     share, left = f"{view.done / view.total:.0%}", f"{seconds(view.left_s)} left"
     restarts = [plural(view.restarts, "restart")] if view.restarts else []
     if not progress.samples_seen:
-        doing = ["starting"]
+        doing = [view.start, "starting"]
     else:
         doing = [f"training on {plural(progress.world_size or 0, 'worker')}", "training", ""]
     numbers = [share, left, *restarts]

@@ -44,10 +44,10 @@ def command(
     as_json: bool,
     html_path: Path | None,
 ) -> None:
-    """Show every number that a job trains with, and its reason; needs no cluster.
+    """Show every number that a job trains with, and its reason.
 
-    The recipe's model and data are built only for jobs with groups, layer_decay or several optimizers, or without
-    train.num_samples.
+    It needs no cluster. The recipe's model and data are built only for jobs with groups, layer_decay or several
+    optimizers, or without train.num_samples.
     """
     sizes = numbers(workers, option="--workers") if workers is not None else [None]
     rules = _rules(rule) if rule is not None else [None]

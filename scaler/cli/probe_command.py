@@ -99,11 +99,11 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Find how far the batch can grow, early, in the middle and late in a training.
+    """Find how far the batch can grow.
 
-    From checkpoints of the training, branches train the same samples with 1, 2, 4 ... times the batch and the rule's
-    learning rate, until the loss leaves a tolerance of the best smaller batch. The result is the largest batch at each
-    place, and a batch schedule to paste.
+    From checkpoints early, in the middle and late in a training, branches train the same samples with 1, 2, 4 ...
+    times the batch and the rule's learning rate, until the loss leaves a tolerance of the best smaller batch. The
+    result is the largest batch at each place, and a batch schedule to paste.
 
     JOB is trained at the reference's batch up to the last place. Of a RUN, the checkpoints are used that it has kept.
     Branches are runs in the storage: a probe that was interrupted continues with the same command.

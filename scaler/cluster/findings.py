@@ -12,6 +12,7 @@ from scaler.cluster.ray_hooks import TESTED
 from scaler.cluster.versions import minor
 from scaler.report.text.format import plural
 
+TESTED_TORCH = ">=2.6,<3"  # as in pyproject.toml
 LEAST_SHARED_GIB, LEAST_FREE_GIB, LEAST_OPEN_FILES, RAYS_FULL = 0.5, 1.0, 1024, 0.95
 
 
@@ -34,6 +35,12 @@ def _of_machine(machine: Machine) -> Iterator[Finding]:
     if versions.torch is None:
         yield Finding(
             problem="torch is not installed.", consequence="No run can train here.", remedy="pip install torch"
+        )
+    elif Version(versions.torch) not in SpecifierSet(TESTED_TORCH):
+        yield Finding(
+            problem=f"torch {versions.torch} is not one of the versions that scaler is made for, {TESTED_TORCH}.",
+            consequence="A training may fail at functions that this torch does not have.",
+            remedy=f"pip install 'torch{TESTED_TORCH}'",
         )
     if versions.ray is None:
         yield Finding(

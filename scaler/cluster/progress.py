@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from scaler.metrics.events import AttemptStarted, Evaluated, Event
+from scaler.metrics.events import AttemptStarted, Evaluated, Event, WorkerStarted
 from scaler.metrics.mean import Mean
 from scaler.metrics.record import Record
 
@@ -51,6 +51,7 @@ class Progress:
 
     attempt: int | None = None  # number of the attempt; the first is 0
     world_size: int | None = None  # workers in this attempt
+    workers_started: int = 0  # workers that have joined the newest group; their recipes may not be built yet
     samples_seen: int = 0  # up to what the slowest worker has uploaded
     progress: float = 0.0  # the same in samples of the reference's training; equals samples_seen except with adascale
     lr: float | None = None  # of the newest step
@@ -122,6 +123,7 @@ class ProgressTracker:
 
     def __init__(self) -> None:
         self._attempt: AttemptStarted | None = None
+        self._group: tuple[int, set[int]] = (-1, set())  # the newest attempt of a group, and the ranks that joined it
         self._workers: dict[int, _Worker] = {}
         self._evals: Mapping[str, float | None] = {}
         self._evaluated_at: int | None = None
@@ -132,6 +134,10 @@ class ProgressTracker:
             if isinstance(event, AttemptStarted):
                 self._attempt = event
                 self._workers = {}
+            elif isinstance(event, WorkerStarted):
+                if event.attempt > self._group[0]:
+                    self._group = (event.attempt, set())
+                self._group[1].add(event.rank)
             elif isinstance(event, Evaluated):
                 self._evals, self._evaluated_at = event.values, event.samples_seen
         for record in records:
@@ -144,7 +150,11 @@ class ProgressTracker:
 
     def progress(self) -> Progress:
         """Return the progress now."""
-        evaluation: Any = {"evals": self._evals, "evaluated_at": self._evaluated_at}
+        evaluation: Any = {
+            "workers_started": len(self._group[1]),
+            "evals": self._evals,
+            "evaluated_at": self._evaluated_at,
+        }
         if self._attempt is None:
             return Progress(**evaluation)
         attempt, world_size = self._attempt.attempt, self._attempt.world_size

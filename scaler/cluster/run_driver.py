@@ -29,7 +29,7 @@ from scaler.runs.control import RunControl, StopRequest
 from scaler.runs.filesystems import patiently
 from scaler.runs.lease import Lease
 from scaler.runs.processes import stop_signals
-from scaler.training.recipe.lookup import require_function
+from scaler.training.recipe.lookup import require_function, require_importable, require_optimizer
 
 if TYPE_CHECKING:
     from scaler.cluster.connection import Connection
@@ -47,12 +47,17 @@ def require_runnable(job: Job, plan: Plan, *, recipe_folder: Path, address: str 
     """Refuse a job that cannot run, before anything is started or written.
 
     Raises:
+        RecipeError: the recipe's source shows that it cannot be imported.
         JobFileError: the recipe or a part of ``runtime_env`` does not exist, a tracker is not installed, a size that
             the run may get has no plan, or more than one worker is asked for without Ray.
         ClusterError: no cluster accepts this process at the address, or this machine is too small for the job.
     """
     with job_environment(job.runtime_env, folder=recipe_folder):
         require_function(job.recipe_function, folder=recipe_folder)
+        if address in (None, *NO_CLUSTER):
+            require_importable(job.recipe_function, folder=recipe_folder, arguments=job.recipe_args)
+            for name in _optimizers(job):
+                require_optimizer(name, folder=recipe_folder)
     require_installed(job.tracking)
     _require_cluster(job, address)
     require_every_size(job, plan)
@@ -211,6 +216,12 @@ def sigterm_like_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _optimizers(job: Job) -> set[str]:
+    """Return the names of the optimizers of a job."""
+    given = [job.reference.optimizer, *(each.optimizer for each in job.reference.optimizers.values() if each.optimizer)]
+    return {each.name for each in given} | {each.beside.name for each in given if each.beside is not None}
 
 
 def _failure_text(error: BaseException) -> str:

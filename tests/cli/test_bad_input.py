@@ -367,7 +367,7 @@ def submit_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
          "      sys.exit()\n"
          "  SystemExit\n"),
         ({"top": "def ("}, 4,
-         "rank 0 failed: SyntaxError: invalid syntax (bad_recipe.py, line 5)\n"
+         "bad_recipe:build failed: SyntaxError: invalid syntax (bad_recipe.py, line 5)\n"
          '    File "HERE/bad_recipe.py", line 5\n'
          "      def (\n"
          "          ^\n"

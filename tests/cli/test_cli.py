@@ -437,7 +437,9 @@ def test_init_makes_a_job_that_plan_takes(scaler_command: Scaler, tmp_path: Path
     assert scaler_command("init", folder) == (
         0,
         f"{folder}/job.yaml\n",
-        f"scaler submit {folder}/job.yaml runs it.\n",
+        "Next:\n"
+        f"  scaler plan {folder}/job.yaml    every number of the training, with its reason\n"
+        f"  scaler submit {folder}/job.yaml  train on 2 workers, and show the report\n",
     )
     assert sorted(path.name for path in folder.iterdir()) == ["job.yaml", "recipe.py"]
     code, out, err = scaler_command("plan", folder / "job.yaml")

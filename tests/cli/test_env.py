@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from io import StringIO
@@ -15,7 +16,7 @@ from rich.console import Console
 from scaler.cli.env_text import NOTHING_WRONG, env_markdown, env_text
 from scaler.cluster.cluster_view import ClusterView, NodeView
 from scaler.cluster.cluster_view_http import cluster_in
-from scaler.cluster.findings import Finding, findings_of
+from scaler.cluster.findings import TESTED_TORCH, Finding, findings_of
 from scaler.cluster.machine import Machine, this_machine, variables_that_matter
 from scaler.cluster.versions import Versions
 
@@ -61,6 +62,11 @@ CLUSTER = ClusterView(
 )
 
 
+def test_the_torch_is_the_one_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert f"torch{TESTED_TORCH}" in project["dependencies"]
+
+
 def problems(machine: Machine = MACHINE, cluster: ClusterView | None = None) -> list[str]:
     return [each.problem for each in findings_of(machine, cluster)]
 
@@ -75,6 +81,10 @@ def lines_of(machine: Machine, cluster: ClusterView | None, *, width: int) -> st
     ("changes", "problem"),
     [
         ({"versions": replace(VERSIONS, torch=None)}, "torch is not installed."),
+        (
+            {"versions": replace(VERSIONS, torch="2.4.1+cu121")},
+            "torch 2.4.1+cu121 is not one of the versions that scaler is made for, >=2.6,<3.",
+        ),
         ({"versions": replace(VERSIONS, ray=None)}, "Ray is not installed."),
         ({"versions": replace(VERSIONS, ray="2.61.0")}, "Ray 2.61.0 is not one of the tested versions, >=2.58,<2.61."),
         ({"gpus": ["H200"]}, "This machine has 1 GPU, and its torch 2.13.0+cpu is for CPUs only."),

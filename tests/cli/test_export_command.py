@@ -8,6 +8,8 @@ import pytest
 import yaml
 from in_process import Scaler, command_line
 
+from scaler import __version__
+
 NEW_ID = re.compile(r"digits-\d{8}-\d{6}-[0-9a-f]{4}")
 
 
@@ -50,12 +52,17 @@ def test_an_image_has_its_wheel_and_versions_beside_it(scaler_command: Scaler, j
     code, out, _ = scaler_command("export", "docker", "my job")
     assert (code, out) == (0, "my job/deploy/Dockerfile\nmy job/deploy/Dockerfile.dockerignore\n")
     names = {path.name for path in (job_folder / "deploy").iterdir()}
-    assert names == {"Dockerfile", "Dockerfile.dockerignore", "constraints.txt", "scaler-0.1.0-py3-none-any.whl"}
+    assert names == {
+        "Dockerfile",
+        "Dockerfile.dockerignore",
+        "constraints.txt",
+        f"scaler-{__version__}-py3-none-any.whl",
+    }
     lines = (job_folder / "deploy" / "constraints.txt").read_text().splitlines()
     assert any(line.startswith("ray==") for line in lines)
     assert not any("+" in line or line.startswith("scaler==") for line in lines)
     dockerfile = (job_folder / "deploy" / "Dockerfile").read_text()
-    for bound in ("deploy/constraints.txt", "deploy/scaler-0.1.0-py3-none-any.whl", "requirements.txt"):
+    for bound in ("deploy/constraints.txt", f"deploy/scaler-{__version__}-py3-none-any.whl", "requirements.txt"):
         assert f"--mount=type=bind,source={bound}," in dockerfile
         assert (job_folder / bound).exists()
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from io import StringIO
+from threading import Event
 
 import pyte
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from synthetic import SyntheticRun
 
 from scaler.cli import live as live_module
+from scaler.cli import slow as slow_module
 from scaler.cli.live import Live
 from scaler.cli.live_view import View
 from scaler.cluster.progress import MOST_WORKERS, Progress, WorkerProgress, find_straggler
@@ -32,6 +34,58 @@ def test_the_end_is_always_shown(synthetic_run: SyntheticRun) -> None:
         for done in (60.0, 61.0, 62.0, 200.0):  # too soon after the first, but for the last
             live.show(replace(AT_WORK, progress=done))
     assert [line[:4] for line in captured.get().splitlines()] == [" 30%", "100%"]
+
+
+STARTS = [Progress(), Progress(workers_started=1), Progress(workers_started=2), Progress(attempt=0, workers_started=2)]
+
+
+@pytest.mark.parametrize("slow_s", [0.0, 1e9])
+def test_a_slow_start_says_what_it_does(
+    synthetic_run: SyntheticRun, monkeypatch: pytest.MonkeyPatch, slow_s: float
+) -> None:
+    monkeypatch.setattr(live_module, "SLOW_START_S", slow_s)
+    monkeypatch.setattr(live_module, "monotonic", lambda: 100.0)
+    console = Console(file=StringIO(), width=100, color_system=None)
+    live = Live(synthetic_run.plan, console=console, quiet=False, start="starting")
+    with live, console.capture() as captured:
+        for progress in [*STARTS, STARTS[-1], AT_WORK, Progress(attempt=1)]:
+            live.show(progress)
+    lines = [
+        "0 s: starting 2 workers, which import torch",
+        "0 s: 1 of 2 workers have started: building the recipe and checking it",
+        "0 s: 2 of 2 workers have started: building the recipe and checking it",
+        "0 s: the checks are done: taking the first steps",
+    ]
+    shown = captured.get().splitlines()
+    assert shown[:-1] == (lines if slow_s == 0 else [])
+    assert shown[-1].startswith(" 30%")
+
+
+def test_a_terminal_shows_what_a_start_does_at_once(synthetic_run: SyntheticRun) -> None:
+    with Live(synthetic_run.plan, console=terminal(), quiet=False, start="starting") as live:
+        found = []
+        for progress in STARTS[:2]:
+            live.show(progress)
+            found.append(live.view.start)
+    assert found == [
+        "starting 2 workers, which import torch",
+        "1 of 2 workers have started: building the recipe and checking it",
+    ]
+
+
+def test_a_slow_step_is_shown_in_a_terminal_and_printed_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_module, "SLOW_S", 0.0)
+    file = StringIO()
+    printed = Event()
+    console = Console(file=file, width=100, color_system=None)
+    monkeypatch.setattr(console, "print", lambda text, **_: (file.write(f"{text}\n"), printed.set()))
+    with slow_module.Slow("Building", console=console):
+        assert printed.wait(30)
+    assert file.getvalue() == "Building\n"
+    screen = terminal()
+    with slow_module.Slow("Building", console=screen) as slow:
+        slow.end()
+    assert "Building" in screen.file.getvalue()
 
 
 def terminal(width: int = 80, height: int = 24) -> Console:
