@@ -1,7 +1,8 @@
 # make demo   install, then scaler submit jobs/digits/job.yaml on two local workers
 # make test   install, then the whole test suite; PROCESSES=2 takes fewer processes
-# make check  formatting, lint, types, import rules: what CI runs beside the tests
+# make check  formatting, lint, types, import rules, the site: what CI runs beside the tests
 # make docs   write the generated pages of docs, the files in docker and the pictures again
+# make site   build the documentation as a site, in the folder site
 # make wheel  build dist/scaler-VERSION-py3-none-any.whl, which the files in docker install
 # make dist   build the sdist and the wheel of a release in dist, and check them with twine
 # make sbom   write dist/scaler-VERSION.cdx.json: what an installed scaler consists of, in CycloneDX's format
@@ -18,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RAY_NEXT := .venv-ray-next
 
-.PHONY: demo test test-ray-next test-lowest soak mutants check format docs wheel dist sbom lock
+.PHONY: demo test test-ray-next test-lowest soak mutants check format docs site wheel dist sbom lock
 
 demo: $(VENV)/installed
 	$(BIN)/scaler submit jobs/digits/job.yaml
@@ -51,6 +52,7 @@ check: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/installed
 	$(BIN)/ruff format
@@ -59,6 +61,7 @@ format: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python docs/make_job_file_page.py
 	$(BIN)/python docs/make_numbers_page.py
+	$(BIN)/python docs/make_reference_pages.py
 	$(BIN)/python docs/make_data_page.py
 	$(BIN)/python docs/make_scaling_table.py
 	$(BIN)/python docs/make_auto_page.py
@@ -68,6 +71,10 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/make_docker_files.py
 	$(BIN)/python docs/make_experiment_picture.py
 	$(BIN)/python docs/make_report_picture.py
+
+site: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo site/index.html
 
 wheel: $(VENV)/installed
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

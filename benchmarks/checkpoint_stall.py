@@ -46,11 +46,11 @@ def measured(name: str, job: Path, overrides: list[str], options: list[str]) -> 
         folder = find_run("last", storage=storage)
         saved = [event for event in read_events(folder) if event.kind == "checkpointed"][1:-1]
         steps = np.array(read_records(folder)["step_time_s"].to_pylist())
-    stalls, seconds = ([1e3 * event[key] for event in saved] for key in ("stall_s", "seconds"))
+    stalls, seconds = ([1e3 * getattr(event, key) for event in saved] for key in ("stall_s", "seconds"))
     return {
         "case": name,
         "checkpoints": str(len(saved)),
-        "MB": f"{saved[0]['bytes'] / 1e6:.1f}",
+        "MB": f"{saved[0].bytes / 1e6:.1f}",
         "step, ms": f"{1e3 * np.median(steps):.1f}",
         "stall, ms": f"{np.median(stalls):.1f} ({min(stalls):.1f}-{max(stalls):.1f})",
         "to count, ms": f"{np.median(seconds):.0f} ({min(seconds):.0f}-{max(seconds):.0f})",

@@ -70,6 +70,7 @@ their top, every count and speed in them is in tokens.
 
 In Python, `scaler.read_run` returns pandas frames, with the names of this page:
 
+<!-- test: part -->
 ```python
 import scaler
 
@@ -81,6 +82,7 @@ run.report.totals.samples_per_s        # report.json
 
 With DuckDB, without scaler:
 
+<!-- test: needs DuckDB and a run -->
 ```sql
 SELECT rank, median(step_time_s), sum(samples) FROM 'runs/<run_id>/metrics/*.parquet' GROUP BY rank;
 SELECT time, kind, reason FROM read_json('runs/<run_id>/events.jsonl', union_by_name = true) WHERE kind = 'diverged';
@@ -179,7 +181,7 @@ def _states() -> str:
         *(f"| `{state}` | {_meanings(RunState)[state.name]} |" for state in RunState),
     ]
     text = rest.replace("``", "`").replace("`PENDING`", "`pending`").replace("`LOST`", "`lost`")
-    return f"{head}\n\n```\n{dedent(drawing)}\n```\n\n{text}\n\n" + "\n".join(rows) + "\n"
+    return f"{head}\n\n<!-- test: text -->\n```\n{dedent(drawing)}\n```\n\n{text}\n\n" + "\n".join(rows) + "\n"
 
 
 def _own_fields(whole: type) -> dict[str, Any]:

@@ -72,6 +72,12 @@ were fixed before the first run:
 
 {experiments}
 """
+SHARDED = """
+## Memory of sharded training
+
+[measured/sharded-memory.md](measured/sharded-memory.md): a worker's memory with a copy of a model and with a part of
+it, and what a checkpoint costs.
+"""
 BATCHES = """## How far the batch can grow
 
 The critical batch is identified for {known} of {all} workloads. It is {smallest} to {largest}.
@@ -147,7 +153,7 @@ def page() -> str:
     newest = [workload for workload in workloads if workload["is_newest"]]
     parts = INTRO, _batches(newest), _learning_rates(newest), _losses(newest)
     links = "\n".join(f"- [{question.title}](measured/{measured(question.name)})" for question in QUESTIONS)
-    return "".join(parts) + EXPERIMENTS.format(experiments=links)
+    return "".join(parts) + EXPERIMENTS.format(experiments=links) + SHARDED
 
 
 def _batches(newest: Sequence[Workload]) -> str:

@@ -66,6 +66,7 @@ CLUSTER_GROUPS = {
         "test_find_lr_on_ray.py",
         "test_forks.py",
         "test_nodes_in_namespaces.py",
+        "test_pages_on_ray.py",
         "test_preflight.py",
         "test_remote_submit.py",
         "test_s3_on_ray.py",

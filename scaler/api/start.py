@@ -11,8 +11,6 @@ from scaler.job.located import JobLike, locate_job
 from scaler.job.own_loop import require_own_loop_keys
 
 if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
-
     from scaler.training.own_loop.loop import OwnLoop
 
 _active: "OwnLoop | None" = None
@@ -24,7 +22,7 @@ def start(
     num_samples: int | None = None,
     overrides: Sequence[str] = (),
     storage: str | os.PathLike[str] | None = None,
-    mesh: "DeviceMesh | None" = None,
+    mesh: Any = None,
     data_dims: Sequence[str | int] | None = None,
 ) -> "OwnLoop":
     """Begin a training with a loop of one's own, in each of its processes.
@@ -42,9 +40,9 @@ def start(
         num_samples: samples in the training set over all processes, unless ``train.num_samples`` says it.
         overrides: ``key.key=value`` texts, the value in YAML; later ones win.
         storage: the folder or URI that gets the run, instead of the job's ``storage``.
-        mesh: of all processes, for a model that is parallel in other ways than by data. Processes that differ only in
-            dimensions such as ``tp``, ``cp`` or ``pp`` train on the same samples, which count once. None: each
-            process has samples of its own.
+        mesh: a torch ``DeviceMesh`` of all processes, for a model that is parallel in other ways than by data.
+            Processes that differ only in dimensions such as ``tp``, ``cp`` or ``pp`` train on the same samples, which
+            count once. None: each process has samples of its own.
         data_dims: names, or numbers, of the dimensions of ``mesh`` that multiply the batch; None: those named
             ``replicate``, ``shard``, ``dp``, ``dp_replicate``, ``dp_shard``, ``fsdp``, ``data`` or ``batch``.
 

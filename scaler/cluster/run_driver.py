@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scaler.cluster.address import TORCHRUN
 from scaler.cluster.progress import Progress, ProgressTracker
 from scaler.cluster.progress_file import progress_dict
-from scaler.errors import JobFileError, RunError, ScalerError
+from scaler.errors import JobFileError, RecipeError, RunError, ScalerError, TrainingError
 from scaler.job import Job
 from scaler.job.mesh import workers_step
 from scaler.job.runtime_env import job_environment, not_used_text
@@ -135,6 +135,9 @@ def run_to_end(
             return
         is_written = True
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # while Ray starts, it exits on SIGTERM
+        if stopped and isinstance(error.__context__, RecipeError | TrainingError):
+            # torchrun sends SIGTERM when a process has failed, here while this very failure was being handled.
+            error, stopped = error.__context__, False
         if lease.look():
             failure = None if stopped else _failure_text(error)
             code = INTERRUPTED if stopped else error.exit_code if isinstance(error, ScalerError) else 1

@@ -6,9 +6,9 @@
 Only the data-parallel ranks have samples of their own. The workers that differ in tensor, context or pipeline alone
 work on the same samples, so these dimensions never multiply the batch.
 
-``expert`` is no factor: the workers of one pipeline stage of one replica, shard * context * tensor of them, share the
-experts in groups of ``expert`` workers, and the rest of the model as before. This is how torchtitan
-(``torchtitan/distributed/PARALLEL_DIMS.md``), DeepSpeed and Megatron-LM count them.
+``expert`` is no factor: the workers of one pipeline stage share the experts in groups of ``expert`` workers, and the
+rest of the model as before. This is how torchtitan (``torchtitan/distributed/PARALLEL_DIMS.md``), DeepSpeed
+(``deepspeed/utils/groups.py``) and Megatron-LM (``megatron/core/parallel_state.py``) count them.
 """
 
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ def resolve_mesh(num_workers: int, asked: Mapping[str, int | None]) -> dict[str,
             what is left.
 
     Raises:
-        PlanError: the sizes do not multiply to ``num_workers``, or ``expert`` does not divide the workers that share
-            the experts; names sizes that do.
+        PlanError: the sizes do not multiply to ``num_workers``, or ``expert`` does not divide the workers of a pipeline
+            stage; names sizes that do.
 
     Example:
         >>> resolve_mesh(8, {"replicate": 2, "shard": None, "tensor": 2})
@@ -51,13 +51,13 @@ def resolve_mesh(num_workers: int, asked: Mapping[str, int | None]) -> dict[str,
             f"Use {nearest_multiples(num_workers, rest)} workers.",
         )
     sizes = {name: num_workers // rest if size is None else size for name, size in given.items()}
-    shared = sizes["shard"] * sizes["context"] * sizes["tensor"]
-    if shared % sizes["expert"]:
-        near = [size for size in range(1, shared + 1) if shared % size == 0]
-        near = sorted(sorted(near, key=lambda size: abs(size - sizes["expert"]))[:2])
+    stage, expert = num_workers // sizes["pipeline"], sizes["expert"]
+    if stage % expert:
+        fits = [size for size in range(1, stage + 1) if stage % size == 0]
+        near = sorted(sorted(fits, key=lambda size: abs(size - expert))[:2])
+        of = " of a pipeline stage" if sizes["pipeline"] > 1 else ""
         raise PlanError(
-            f"scale.mesh.expert = {sizes['expert']} does not divide the {shared} workers that share the experts: "
-            f"shard {sizes['shard']} x context {sizes['context']} x tensor {sizes['tensor']}.",
+            f"scale.mesh.expert = {expert} does not divide the {_workers(stage)}{of} that share the experts.",
             f"Use expert: {' or '.join(map(str, near))}, or another number of workers.",
         )
     return sizes
@@ -72,15 +72,15 @@ def mesh_step(asked: Mapping[str, int | None]) -> int:
     Example:
         >>> mesh_step({"replicate": None, "shard": 4, "tensor": 2})
         8
-        >>> mesh_step({"shard": None, "tensor": 2, "expert": 4})  # expert divides shard x tensor
+        >>> mesh_step({"shard": None, "tensor": 2, "expert": 4})  # expert divides the workers
         4
     """
     given = {name: asked.get(name, 1) for name in DIMENSIONS}
     known = {name: size or 1 for name, size in given.items()}
-    step = prod(known[name] for name in (*DATA, *MODEL))
-    if given["shard"] is None:  # only such sizes of shard that expert divides
-        step *= known["expert"] // gcd(known["expert"], known["context"] * known["tensor"])
-    return step
+    workers = prod(known[name] for name in (*DATA, *MODEL))
+    if None not in given.values():
+        return workers
+    return workers * known["expert"] // gcd(known["expert"], workers // known["pipeline"])
 
 
 def data_parallel_size(sizes: Mapping[str, int]) -> int:

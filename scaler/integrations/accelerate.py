@@ -10,7 +10,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader
 
 from scaler.errors import TrainingError
-from scaler.integrations.start import TrainerBatch, start_run
+from scaler.integrations.start import TrainerBatch, mesh_of, start_run
 from scaler.job.located import JobLike
 from scaler.training.own_loop.mesh import read_mesh
 from scaler.training.own_loop.torch_scheduler import LoopScheduler
@@ -74,7 +74,7 @@ def prepare(
 
 
 def _batch_of(accelerator: Accelerator, loader: Any, num_samples: int | None) -> TrainerBatch:
-    mesh, processes = accelerator.torch_device_mesh, accelerator.num_processes
+    mesh, processes = mesh_of(accelerator.state), accelerator.num_processes
     shares = read_mesh(mesh, rank=accelerator.process_index, world_size=processes).data_parallel_size
     return TrainerBatch(
         trainer="accelerate",

@@ -70,6 +70,26 @@ class TrainerBatch:
             )
 
 
+def mesh_of(state: Any) -> "DeviceMesh | None":
+    """Return the mesh of accelerate's processes; None: each has samples of its own.
+
+    Args:
+        state: an ``AcceleratorState``.
+
+    Raises:
+        TrainingError: processes get the same samples, and there is no mesh that says which.
+    """
+    config = state.parallelism_config
+    if state.device_mesh is None and config is not None and config.sp_size > 1:
+        raise TrainingError(
+            f"ParallelismConfig(sp_size={config.sp_size}) by DeepSpeed has no mesh, so it is not known which processes "
+            "get the same samples.",
+            "Write the loop with scaler.start(job, mesh=...), which takes a mesh of your own.",
+        )
+    mesh: DeviceMesh | None = state.device_mesh
+    return mesh
+
+
 def start_run(
     job: JobLike,
     batch: TrainerBatch,

@@ -14,7 +14,7 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.trainer_callback import ExportableState
 
 from scaler.errors import TrainingError
-from scaler.integrations.start import TrainerBatch, start_run
+from scaler.integrations.start import TrainerBatch, mesh_of, start_run
 from scaler.job.located import JobLike
 from scaler.training.own_loop.loader import samples_of
 from scaler.training.own_loop.mesh import read_mesh
@@ -206,7 +206,7 @@ class ScalerCallback(TrainerCallback, ExportableState):
             samples = len(data)
         split = args.accelerator_config.split_batches
         size = args.train_batch_size
-        mesh = AcceleratorState().device_mesh  # which the Trainer's Accelerator has made
+        mesh = mesh_of(AcceleratorState())  # which the Trainer has made
         shares = read_mesh(mesh, rank=args.process_index, world_size=args.world_size).data_parallel_size
         return TrainerBatch(
             trainer="the Trainer",
@@ -228,6 +228,8 @@ class ScaledTrainer(Trainer):
 
     The optimizer is as tuned at the job's reference.
     """
+
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

@@ -10,7 +10,7 @@ from scaler.job.section import MOST_WORKERS, Section, problem
 if TYPE_CHECKING:
     from scaler.job.model import Job
 
-Dtype = Literal["fp32", "bf16", "fp16"]
+Dtype = Literal["fp32", "bf16"]
 
 
 class MixedPrecision(Section):
@@ -97,6 +97,6 @@ def require_shardable(job: "Job") -> None:
     for optimizer in (job.reference.optimizer, *several):
         if not optimizer_facts(optimizer.name).works_sharded:
             raise problem(
-                f"the optimizer {optimizer.name} and train.strategy = fsdp: its step needs whole weights.",
+                f"train.strategy = fsdp, and the optimizer {optimizer.name} needs whole weights in its step.",
                 "Use another one, such as adamw; or strategy: ddp.",
             )

@@ -47,7 +47,7 @@ class Mesh(Section):
         ge=1,
         le=MOST_WORKERS,
         description="Groups of this many workers share the experts of a layer. It adds no workers: it must divide "
-        "shard x context x tensor.",
+        "the workers of a pipeline stage.",
     )
 
     @property

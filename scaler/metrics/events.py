@@ -131,10 +131,10 @@ class Checkpointed(AttemptEvent):
 
     kind: ClassVar[str] = "checkpointed"
 
-    bytes: int  # size of its file
+    bytes: int  # size of its files
     best: bool  # whether its evaluation is the best so far; False where the job does not keep the best
     seconds: float  # seconds from its start until it was written; training continues meanwhile
-    stall_s: float  # part of these seconds in which training stood still
+    stall_s: float  # part of these seconds in which training stood still; the longest of all workers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -60,9 +60,10 @@ class Record(NamedTuple):
     lr: Annotated[float, Merge.FIRST, Per.STEP]
     # Learning rate of the plan, times the factors of the controllers.
     lr_planned: Annotated[float, Merge.FIRST, Per.STEP]
-    # Samples of this step that this worker trained on.
+    # Samples of this step that this worker trained on; of workers that get the same samples (scale.mesh), one has them.
     samples: Annotated[int, Merge.SUM, Per.WORKER]
-    # Mean loss over this worker's samples, or by weight for a (sum, weight) loss; None without samples or weight.
+    # Mean loss over this worker's samples, or by weight for a (sum, weight) loss; None without samples or weight, and
+    # where another worker has the loss of the same samples.
     loss: Annotated[float | None, Merge.MEAN, Per.WORKER]
     # Seconds from the end of the step before, or of an evaluation or checkpoint in between, to the end of this step.
     step_time_s: Annotated[float, Merge.SUM, Per.WORKER]
@@ -72,7 +73,7 @@ class Record(NamedTuple):
     compute_s: Annotated[float, Merge.SUM, Per.WORKER]
     # Seconds of step_time_s from the worker's last gradient to the end of the all-reduce; 0 with one worker.
     sync_wait_s: Annotated[float, Merge.SUM, Per.WORKER]
-    # Norm of the gradient of the whole global batch, before clipping.
+    # Norm of the gradient of the whole global batch, before clipping; of a pipeline's stage, over its parameters.
     grad_norm: Annotated[float, Merge.FIRST, Per.STEP]
     # Largest memory until the record was handed over, in 2**30 bytes: of the GPU; without a GPU, of the process.
     peak_memory_gib: Annotated[float, Merge.MAX, Per.WORKER]
@@ -92,7 +93,8 @@ class Record(NamedTuple):
     gpu_pct: Annotated[float | None, Merge.FIRST, Per.SAMPLE] = None
     # Optimizer steps in this record; above 1 if records came faster than they could be written.
     steps: Annotated[int, Merge.SUM, Per.STEP, Bits.B32] = 1
-    # Weight that a (sum, weight) loss returned; None for a mean loss, whose weight is its samples.
+    # Weight that a (sum, weight) loss returned; None for a mean loss, whose weight is its samples. In a mesh whose
+    # workers get the same samples: the weight of this worker's loss, 0 without one.
     weight: Annotated[float | None, Merge.WEIGHT, Per.WORKER] = None
 
     @property

@@ -94,6 +94,7 @@ class LargeFiles(RunFiles):
         if self.local_path is None:  # object stores have no folders
             for file in self.names(name):
                 self.rename(f"{name}/{file}", f"{to}/{file}")
+            self.remove_folder(name)
             return
         with self._errors(name, "renamed"):
             os.rename(self._at(name), self._at(to))

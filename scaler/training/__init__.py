@@ -6,6 +6,7 @@ own_loop/          what scaler.start returns, written on run.py too: it counts s
 work.py            what a worker does with a job: train its recipe, or call its script
 position.py        where the training is in the plan, and the learning rate there
 stepper.py         one optimizer step: gradients/, optimizer/, model/
+parallel/          how the workers share the model: a copy each (DDP), or shards (FSDP2)
 controllers.py     what reacts to measurements: plateau, divergence, AdaScale, a batch that grows with the noise
 recorder.py        records and events until they are handed over; clock.py measures, activity.py is for the watchdog
 data/              the order of the samples, and batches

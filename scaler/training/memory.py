@@ -1,7 +1,11 @@
 """The memory that a process of this machine may use. Importing this loads only the standard library."""
 
+import ctypes
 import os
 from pathlib import Path, PurePosixPath
+
+MAPPED_BYTES = 4 * 2**20
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def memory_limit_gib(root: Path = Path("/")) -> float:
@@ -26,6 +30,18 @@ def free_memory_gib(root: Path = Path("/")) -> float | None:
         return None
     free = next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")), None)
     return None if free is None else min(free, memory_limit_gib(root))
+
+
+def return_freed_blocks() -> None:
+    """Let the C library return memory blocks of 4 MiB and more to the system when they are freed, in this process.
+
+    By default glibc raises the size from which it does so to 32 MiB, as such blocks are freed. A sharded model gathers
+    and frees the weights of its blocks all the time, and its process would keep more memory than it saves. Nothing is
+    changed where MALLOC_MMAP_THRESHOLD_ is set, or where the C library is not glibc.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if change is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        change(_M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def _cgroup_limits(root: Path) -> list[int]:

@@ -83,6 +83,11 @@ def recipe_facts(job: Job, *, source: str, recipe_folder: Path) -> RecipeFacts:
     needs_tokens = job.train.unit == "tokens" and job.train.tokens_per_sample is None
     if job.train.num_samples is not None and not needs_parameters(job) and not needs_tokens:
         return RecipeFacts()
+    if job.scale.mesh.model_parallel_size > 1:  # for a loop of one's own, which makes its mesh before scaler.start
+        raise JobFileError(
+            f"{source}: train.num_samples is not given, and no mesh can be made in the one process that plans.",
+            "Set train.num_samples to the size of the training set.",
+        )
     from scaler.training.model.kinds import parameter_kinds
     from scaler.training.own_loop.around import LoopFound, Planning
     from scaler.training.process_group import process_of_its_own

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from time import monotonic, sleep
 
+import pytest
+
 import scaler
+from scaler.cluster import run_driver
+from scaler.errors import TrainingError
 
 RECIPE = """
 import os, signal, time, torch, scaler
@@ -81,6 +85,27 @@ def test_the_error_of_another_rank_is_the_run_s(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "ValueError: the image is broken" in done.stderr
+    report = scaler.read_run("last", storage=tmp_path / "runs").report
+    assert report.state == "failed"
+    assert "rank 1 failed: ValueError: the image is broken" in str(report.failure)
+
+
+def test_a_signal_that_comes_while_a_failure_is_handled_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun sends SIGTERM to rank 0 when another rank has failed."""
+
+    def fail(*args: object, **options: object) -> bool:
+        try:
+            raise TrainingError("rank 1 failed: ValueError: the image is broken", "Its traceback is in the log.")
+        finally:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_driver, "_run_in_process", fail)
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    (tmp_path / "job.yaml").write_text(JOB)
+    with pytest.raises(KeyboardInterrupt):
+        scaler.submit(tmp_path / "job.yaml", workers=1, address="none", storage=tmp_path / "runs")
     report = scaler.read_run("last", storage=tmp_path / "runs").report
     assert report.state == "failed"
     assert "rank 1 failed: ValueError: the image is broken" in str(report.failure)

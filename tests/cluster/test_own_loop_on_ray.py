@@ -13,6 +13,7 @@ from scaler.report.run.write import write_report
 from scaler.runs import RunFolder
 
 OWN_LOOP = Path(__file__).parent / "own_loop"
+OWN_MESH = Path(__file__).parents[2] / "jobs/own_mesh"
 
 # Ray's own, of its own parts; ours are errors.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -37,6 +38,19 @@ def test_a_script_that_crashes_continues_from_its_own_checkpoint(tmp_path: Path)
     assert report.lr_audit.checked_steps >= 60
     assert len(report.workers) == 2
     assert report.final.eval["loss"] is not None
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_of_a_mesh_that_get_the_same_samples_count_once(tmp_path: Path) -> None:
+    """Four workers: two shards of a model whose layers are divided in two. The script checkpoints each epoch."""
+    folder = run(tmp_path, OWN_MESH, "train.epochs=1", f"recipe_args={{checkpoint: {tmp_path / 'own'}}}")
+    report = write_report(folder)
+    assert (report.totals.samples_seen, report.plan["global_batch_size"]) == (1438, 64)
+    assert [row.samples for row in report.workers] == [719, 0, 719, 0]
+    (attempt,) = report.attempts
+    assert (attempt.world_size, attempt.data_parallel_size) == (4, 2)
+    assert report.lr_audit.as_planned
+    assert (tmp_path / "own/epoch-001/.metadata").is_file()
 
 
 @pytest.mark.usefixtures("cluster")

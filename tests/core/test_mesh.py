@@ -23,6 +23,7 @@ free = st.sampled_from(DATA)
         (16, {"shard": None, "tensor": 2, "pipeline": 2}, (1, 4, 2, 1, 2, 1)),
         (8, {"shard": None, "context": 2, "expert": 8}, (1, 4, 1, 2, 1, 8)),  # experts add no workers
         (4, {"tensor": 4, "expert": 2}, (1, 1, 4, 1, 1, 2)),
+        (8, {"replicate": None, "pipeline": 2, "expert": 4}, (4, 1, 1, 1, 2, 4)),  # the copies differ in their experts
     ],
 )
 def test_a_mesh_by_example(workers: int, asked: dict[str, int | None], expected: tuple[int, ...]) -> None:
@@ -35,11 +36,10 @@ def test_what_is_left_of_the_workers_makes_the_product_whole(
 ) -> None:
     asked: dict[str, int | None] = {**sizes, dimension: None}
     workers = factor * mesh_step(asked)
-    assume((sizes["shard"] * sizes["context"] * sizes["tensor"]) % sizes["expert"] == 0 or dimension == "shard")
     found = resolve_mesh(workers, asked)
     assert data_parallel_size(found) * model_parallel_size(found) == workers
     assert all(found[name] == sizes[name] for name in DIMENSIONS if name != dimension)
-    assert (found["shard"] * found["context"] * found["tensor"]) % found["expert"] == 0
+    assert workers // found["pipeline"] % found["expert"] == 0
 
 
 @given(sizes=fixed, dimension=free, workers=st.integers(1, 200))
@@ -84,8 +84,14 @@ def test_workers_with_the_same_samples_never_multiply_the_batch(sizes: dict[str,
         (
             8,
             {"shard": None, "tensor": 2, "expert": 3},
-            "scale.mesh.expert = 3 does not divide the 8 workers that share the experts: shard 4 x context 1 x "
-            "tensor 2.\n  Use expert: 2 or 4, or another number of workers.",
+            "scale.mesh.expert = 3 does not divide the 8 workers that share the experts.\n"
+            "  Use expert: 2 or 4, or another number of workers.",
+        ),
+        (
+            8,
+            {"shard": None, "pipeline": 4, "expert": 4},
+            "scale.mesh.expert = 4 does not divide the 2 workers of a pipeline stage that share the experts.\n"
+            "  Use expert: 1 or 2, or another number of workers.",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Other trainers with models that are sharded, or parallel within layers: samples count once, at the plan's rates.
+"""Other trainers with sharded or parallel models: samples count once, at the learning rates of the plan.
 
 accelerate shards on GPUs only; the trainings here let it do so on CPUs, too.
 """
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -26,14 +27,19 @@ from torch.utils.data import DataLoader, DistributedSampler
 from transformers import TrainingArguments
 
 import scaler
+from scaler.errors import TrainingError
 from scaler.integrations.accelerate import prepare
+from scaler.integrations.start import mesh_of
 from scaler.integrations.transformers import ScaledTrainer, ScalerCallback
 
 STEP = 8  # samples in a step, however many processes train on samples of their own
 
 
-def job_of_step() -> Any:
-    return job(scale={"global_batch_size": STEP, "rule": "linear"})
+FIRST = 40  # samples of a first attempt
+
+
+def job_of_step(**train: Any) -> Any:
+    return job(scale={"global_batch_size": STEP, "rule": "linear"}, train={"epochs": 3, **train})
 
 
 @contextmanager
@@ -57,7 +63,14 @@ def sharding_on_cpus() -> Iterator[None]:
         yield
 
 
-def with_accelerate(folder: str, parallelism: ParallelismConfig | None = None) -> dict[str, Any]:
+def with_accelerate(
+    folder: str,
+    parallelism: ParallelismConfig | None = None,
+    *,
+    load: str | None = None,
+    save: str | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
     with sharding_on_cpus():
         plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap")
         accelerator = Accelerator(cpu=True, fsdp_plugin=plugin, parallelism_config=parallelism)
@@ -65,15 +78,24 @@ def with_accelerate(folder: str, parallelism: ParallelismConfig | None = None) -
         optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
         shares = 4 if parallelism is None else parallelism.data_parallel_size
         loader = DataLoader(Data(), batch_size=STEP // shares)
-        run, model, optimizer, loader = prepare(accelerator, job_of_step(), model, optimizer, loader, storage=folder)
+        run, model, optimizer, loader = prepare(
+            accelerator, job_of_step(**changes), model, optimizer, loader, storage=folder
+        )
         assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+        first = loader
+        if load is not None:
+            accelerator.load_state(load)
+            first = run.prepare(accelerator.skip_first_batches(loader.loader, run.samples_seen // STEP))
         while not run.is_over:
-            for x, y in loader:
+            for x, y in first:
                 loss = mse_loss(model(x), y)
                 scaler.record(loss=loss)
                 accelerator.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
+            first = loader
+        if save is not None:
+            accelerator.save_state(save)
         saved = run.state_dict()["run"]
         run.finish()
         return {"run": saved, "data_parallel": run.data_parallel_size}
@@ -124,10 +146,10 @@ def with_lightning(folder: str) -> dict[str, Any]:
     return {"run": scaled.run.state_dict()["run"], "data_parallel": scaled.run.data_parallel_size}
 
 
-def with_transformers(folder: str, *, checkpoint: str | None = None) -> dict[str, Any]:
+def with_transformers(folder: str, *, checkpoint: str | None = None, **changes: Any) -> dict[str, Any]:
     """Train a language model with fsdp; checkpoints are written every five steps."""
     with sharding_on_cpus():
-        scaled = ScalerCallback(job_of_step(), storage=folder)
+        scaled = ScalerCallback(job_of_step(**changes), storage=folder)
         arguments = TrainingArguments(
             output_dir=f"{folder}/checkpoints",
             per_device_train_batch_size=STEP // 4,
@@ -156,12 +178,19 @@ def with_transformers(folder: str, *, checkpoint: str | None = None) -> dict[str
 
 def in_four(rank: int, world_size: int, folder: str) -> dict[str, Any]:
     announce(rank, world_size)
+    ends_early = {"stop_after": {"samples": FIRST}}
+    with_accelerate(folder, save=f"{folder}/accelerate", **ends_early)
+    with_transformers(f"{folder}/continued", **ends_early)
     return {
         "accelerate, fsdp": with_accelerate(folder),
         "accelerate, hsdp": with_accelerate(folder, ParallelismConfig(dp_replicate_size=2, dp_shard_size=2)),
         "accelerate, tensor": with_accelerate(folder, ParallelismConfig(dp_shard_size=2, tp_size=2)),
         "lightning, tensor": with_lightning(folder),
         "transformers": with_transformers(f"{folder}/transformers"),
+        "accelerate, continued": with_accelerate(folder, load=f"{folder}/accelerate"),
+        "transformers, continued": with_transformers(
+            f"{folder}/continued", checkpoint=f"{folder}/continued/checkpoints/checkpoint-5"
+        ),
     }
 
 
@@ -183,6 +212,31 @@ def losses() -> list[float]:
         optimizer.step()
         found.append(loss.item())
     return found
+
+
+def rows_of_steps(run: str) -> dict[int, list[dict[str, Any]]]:
+    """Return the records of each step, by the samples before it."""
+    steps: dict[int, list[dict[str, Any]]] = {}
+    for row in records_of(run):
+        steps.setdefault(row["samples_seen"], []).append(row)
+    return steps
+
+
+@pytest.mark.parametrize("trainer", ["accelerate", "transformers"])
+def test_a_sharded_training_continues(four: list[dict[str, Any]], trainer: str) -> None:
+    """With the losses of the same training in one attempt."""
+    kind = {"accelerate": "accelerate, fsdp", "transformers": "transformers"}[trainer]
+    run, whole = four[0][f"{trainer}, continued"]["run"], four[0][kind]["run"]
+    mine, same = rows_of_steps(run), rows_of_steps(whole)
+    assert mine.keys() == same.keys()
+    for seen, rows in mine.items():
+        assert [row["lr"] for row in rows] == [row["lr"] for row in same[seen]]
+        if seen < SAMPLES:  # Transformers and accelerate shuffle nothing in the first epoch
+            assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in same[seen]], rel=1e-5)
+    report = scaler.read_run(run).report
+    assert [row.start_samples for row in report.attempts] == [0, FIRST]
+    assert report.lr_audit.as_planned
+    assert report.totals.samples_seen == sum(row["samples"] for row in records_of(run)) == 3 * 96 - 16
 
 
 @pytest.mark.parametrize(
@@ -212,3 +266,9 @@ def test_a_sharded_training_counts_samples_once(
         assert sum(row["samples"] for row in counted) == STEP
         assert sum(row["loss"] for row in counted) / shares == pytest.approx(loss, rel=1e-5)
         assert {row["lr"] for row in mine} == {0.02}
+
+
+def test_sequence_parallelism_without_a_mesh_is_refused() -> None:
+    state = SimpleNamespace(device_mesh=None, parallelism_config=SimpleNamespace(sp_size=2))
+    with pytest.raises(TrainingError, match=r"ParallelismConfig\(sp_size=2\) by DeepSpeed has no mesh"):
+        mesh_of(state)

@@ -42,12 +42,12 @@ RESHARD = (
         ),
         (
             [FSDP, "reference.optimizer={name: lamb}", "scale.rule=auto"],
-            "the optimizer lamb and train.strategy = fsdp: its step needs whole weights.\n"
+            "train.strategy = fsdp, and the optimizer lamb needs whole weights in its step.\n"
             "  Use another one, such as adamw; or strategy: ddp.",
         ),
         (
             [FSDP, "reference.optimizers={d: {lr: 0.1, optimizer: {name: prodigy}}}"],
-            "the optimizer prodigy and train.strategy = fsdp: its step needs whole weights.\n"
+            "train.strategy = fsdp, and the optimizer prodigy needs whole weights in its step.\n"
             "  Use another one, such as adamw; or strategy: ddp.",
         ),
         (
@@ -80,6 +80,11 @@ RESHARD = (
             ["scale.num_workers={min: 2, max: 8}", "scale.mesh={replicate: 4}"],
             "scale.mesh = {replicate: 4} is for 4 workers, and the job is elastic.\n"
             "  Leave replicate out: it takes what is left of the workers; or write num_workers: 4.",
+        ),
+        (
+            ["scale.mesh={tp: 2}"],
+            'unknown key "tp" in scale.mesh.\n  Did you mean "tensor"? Known keys: '
+            "replicate, shard, tensor, context, pipeline, expert.",
         ),
         (
             ["scale.mesh={tensr: 2}"],
@@ -115,7 +120,8 @@ def test_what_does_not_go_together_is_refused(digits: Digits, overrides: list[st
         ([FSDP, "scale.mesh={replicate: 2}"], 2),
         ([FSDP, "scale.mesh={shard: 4, tensor: 2}"], 8),
         ([FSDP, "scale.mesh={tensor: 2, expert: 8}"], 8),  # shard in multiples of 4
-        ([FSDP, "scale.mesh={shard: 4, expert: 2}"], 4),  # expert divides shard at every size
+        (["scale.mesh={pipeline: 2, expert: 4}"], 8),  # each stage has a multiple of 4
+        ([FSDP, "scale.mesh={shard: 4, expert: 2}"], 4),  # expert divides the workers at every size
     ],
 )
 def test_an_elastic_job_has_sizes_in_steps_that_fit_its_mesh(digits: Digits, overrides: list[str], step: int) -> None:

@@ -102,18 +102,18 @@ def test_the_strategy_decides_what_is_left_of_the_workers(
     assert plan.global_batch_size == batch
 
 
-def test_the_mesh_is_said_where_a_job_has_one(digits: Digits) -> None:
-    def said(*overrides: str) -> str | None:
+def test_the_mesh_is_shown_where_a_job_has_one(digits: Digits) -> None:
+    def shown(*overrides: str) -> str | None:
         return make_plan(digits("scale.num_workers=8", *overrides)).reasons.get("mesh")
 
-    assert said() is None
-    assert said(FSDP) == "replicate 1, shard 8: the batch is divided among 8 workers"
-    assert said("scale.mesh={replicate: 8}") == "replicate 8, shard 1: the batch is divided among 8 workers"
-    assert said(FSDP, "scale.mesh={tensor: 2, context: 2, expert: 4}") == (
+    assert shown() is None
+    assert shown(FSDP) == "replicate 1, shard 8: the batch is divided among 8 workers"
+    assert shown("scale.mesh={replicate: 8}") == "replicate 8, shard 1: the batch is divided among 8 workers"
+    assert shown(FSDP, "scale.mesh={tensor: 2, context: 2, expert: 4}") == (
         "replicate 1, shard 2, tensor 2, context 2, expert 4: the batch is divided among 2 data-parallel ranks of 4 "
         "workers, which get the same samples"
     )
-    assert said("scale.mesh={pipeline: 8}") == (
+    assert shown("scale.mesh={pipeline: 8}") == (
         "replicate 1, shard 1, pipeline 8: the batch is divided among 1 data-parallel rank of 8 workers, which get the "
         "same samples"
     )

@@ -51,6 +51,13 @@ def test_a_plan_has_the_sections_that_it_needs(digits: Digits) -> None:
     assert Page(render_plan_html([plain])).headings == ["Curves", "Numbers"]
 
 
+def test_a_sharded_plan_has_its_mesh_and_the_memory_of_a_worker(digits: Digits) -> None:
+    plan = make_plan(digits("train.strategy=fsdp"), parameters={"layers": 2**30})
+    text = Page(render_plan_html([plan])).text
+    assert " mesh 1 x 2 replicate 1, shard 2: the batch is divided among 2 workers " in text
+    assert " memory 6 GiB a worker, without activations: 1/2 of weights 4 + gradients 4 + optimizer 4; " in text
+
+
 def test_every_number_has_its_reason(digits: Digits) -> None:
     plan = full(digits)
     text = Page(render_plan_html([plan])).text

@@ -61,11 +61,19 @@ class Parallel:
         return loss
 
 
-class TensorParallel(Parallel):
+class TensorParallelOnly(Parallel):
+    """Nothing averages the gradients over ``dp``."""
+
     def shard(self, mesh: DeviceMesh) -> None:
         plan = {"1.0": ColwiseParallel(), "1.2": RowwiseParallel()}
         parallelize_module(self.model, mesh["tp"], plan)
-        super().shard(mesh["dp"])
+
+
+class TensorParallel(TensorParallelOnly):
+    def shard(self, mesh: DeviceMesh) -> None:
+        super().shard(mesh)
+        for module in (*self.model, self.model):
+            fully_shard(module, mesh=mesh["dp"])
 
 
 class Pipeline(Parallel):

@@ -23,7 +23,9 @@ from scaler.training.checkpoints.copies import copy_state
 from scaler.training.checkpoints.files import (
     SCHEMA_VERSION,
     FileSum,
+    UnusableError,
     complete_checkpoints,
+    copy_checkpoint,
     find_checkpoint,
     open_files,
     read_manifest,
@@ -266,6 +268,42 @@ def test_a_checkpoint_that_torch_does_not_read_is_kept_and_no_message_asks_to_re
         "  If you trust the file, let the recipe call torch.serialization.add_safe_globals with that class; then "
         "resume. Keep the file: the checkpoints before it may hold the same value."
     )
+
+
+def test_what_no_restart_could_read_replaces_nothing(folder: RunFolder) -> None:
+    with pytest.raises(RecipeError, match="the checkpoint cannot be read again"):
+        write_checkpoint(folder, {**STATE, "x": Plain()}, {"samples_seen": 300})
+    assert find_checkpoint(folder) == (300, [])
+
+
+def test_a_copy_in_another_run_has_all_files_and_an_altered_checkpoint_is_not_copied(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    other = RunFolder(str(tmp_path / "other"))
+    copy_checkpoint(folder, 300, other)
+    assert read_manifest(other, 300) == {**read_manifest(folder, 300), "attempt": None}
+    assert find_checkpoint(other) == (300, [])
+    assert torch.equal(load_checkpoint(other, 300)["moments"], torch.ones(4))
+    alter(files(folder) / f"{200:015d}/resume-00000.bin")
+    with pytest.raises(UnusableError, match=r"the checksum of resume-00000\.bin does not"):
+        copy_checkpoint(folder, 200, other)
+    assert complete_checkpoints(other) == [300]
+
+
+def test_an_index_that_does_not_fit_the_files_is_an_error(folder: RunFolder) -> None:
+    path = files(folder) / f"{300:015d}/metadata.json"
+    index = path.read_text()
+    for changed, why in (
+        (index.replace('"start":0', '"start":9'), "ValueError: model/weights is outside of model-00000.bin"),
+        (index.replace('"shape":[4]', '"shape":[3]'), "ValueError: metadata.json has 3 of 4 elements of model/weights"),
+        (index.replace('"float32"', '"load"'), "TypeError: load is no dtype of torch"),
+        (index.replace('"parts"', '"chunks"'), "KeyError: 'parts'"),
+        (index.replace("model-00000.bin", "../../x.bin"), "ValueError: model/weights is outside of ../../x.bin"),
+    ):
+        replace_file(folder, "metadata.json", changed.encode())
+        with pytest.raises(RunError) as caught:
+            load_checkpoint(folder, 300)
+        assert caught.value.problem.endswith(f"cannot be read, although its checksum is correct: {why}.")
 
 
 def test_the_copy_of_a_state_is_one_of_its_own() -> None:

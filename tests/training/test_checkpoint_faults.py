@@ -190,7 +190,7 @@ def test_a_fault_of_one_worker_is_one_of_all_and_none_waits_for_ever(tmp_path: P
     assert second["events"] == [None]
 
 
-ROUNDS = 25
+ROUNDS = 15
 
 
 def _saver(rank: int, folder: str, meeting: str, first: int) -> None:

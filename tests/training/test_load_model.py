@@ -373,6 +373,15 @@ def test_an_altered_checkpoint_is_not_used_and_not_set_aside(copied: RunFolder) 
     assert path.exists()
 
 
+def test_nothing_is_read_of_the_optimizer_and_of_the_other_weights(copied: RunFolder, tmp_path: Path) -> None:
+    expected = scaler.load_model(copied.uri, recipe=tied()).state_dict()
+    for name in ("resume", "model"):
+        path = Path(copied.uri) / f"checkpoints/{180:015d}/{name}-00000.bin"
+        path.write_bytes(bytes(path.stat().st_size))
+    scaler.export_model(copied.uri, tmp_path / "tied.pt")
+    require_equal(torch.load(tmp_path / "tied.pt", weights_only=True), expected)
+
+
 def test_another_model(run: scaler.Run) -> None:
     assert error_of(RecipeError, run=run, recipe=tied(width=8)) == (
         "checkpoint 180 holds another model: embed.weight is (5, 4) in it and (5, 8) in the recipe's model.\n"

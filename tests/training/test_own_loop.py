@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from groups import run_group
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -590,3 +591,13 @@ def test_an_optimizer_with_a_rule_of_its_own_takes_no_options_of_the_job_s_rule(
     run.prepare(model, adam, other)
     assert adam.param_groups[0]["betas"] == pytest.approx((0.9**2, 0.99**2))
     assert (other.param_groups[0]["lr"], other.param_groups[0]["alpha"]) == (pytest.approx(0.01 * 2**0.5), 0.99)
+
+
+def test_fsdp1_is_refused(tmp_path: Path) -> None:
+    class Wrapped(FullyShardedDataParallel):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)  # FSDP's own needs a GPU
+
+    message = r"the model is wrapped in FullyShardedDataParallel \(FSDP1\).*\n  Use FSDP2"
+    with pytest.raises(TrainingError, match=message):
+        start(str(tmp_path)).prepare(nn.Sequential(Wrapped()))

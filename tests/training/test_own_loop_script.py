@@ -14,6 +14,7 @@ from scaler.errors import JobFileError, RunError
 from scaler.runs import RunFolder, RunState
 
 SCRIPT = Path(__file__).parents[2] / "jobs/own_loop/train.py"
+OWN_MESH = Path(__file__).parents[2] / "jobs/own_mesh"
 TIMEOUT_S = 300  # of a script that hangs
 LOOP = """
 import sys, time, torch, scaler
@@ -52,6 +53,11 @@ def test_torchrun_ends_with_a_report_of_all_processes(tmp_path: Path) -> None:
     assert report.final.eval["accuracy"] > 0.85
     assert report.final.train["accuracy"] > 0.93
     assert "in 2 processes" in done.stderr
+
+
+def test_a_plan_of_a_mesh_needs_the_size_of_the_training_set() -> None:
+    with pytest.raises(JobFileError, match=r"train.num_samples is not given, and no mesh can be made"):
+        scaler.plan_job(OWN_MESH, overrides=["train.num_samples=null"])
 
 
 def run_of(tmp_path: Path) -> RunFolder:

@@ -154,10 +154,6 @@ def test_a_traceback_begins_where_the_recipe_does(folder: Path) -> None:
     ("model", "problem"),
     [
         (lambda: nn.LazyLinear(3), "r:build: the model's parameter weight has no shape yet."),
-        (
-            lambda: nn.Linear(2, 2, device="meta"),
-            "r:build: the model's parameter weight is on the meta device and has no values.",
-        ),
     ],
 )
 def test_a_parameter_that_nobody_can_train_is_refused(model: Any, problem: str) -> None:

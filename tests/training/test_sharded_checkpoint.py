@@ -7,15 +7,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from groups import run_group
+from small_runs import EveryStep, in_this_process, make_job, make_recipe
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
 from scaler.runs import RunFolder
 from scaler.training.checkpoints.copies import copy_state
-from scaler.training.checkpoints.files import find_checkpoint, read_manifest
+from scaler.training.checkpoints.files import complete_checkpoints, find_checkpoint, read_manifest
 from scaler.training.checkpoints.save import FolderWriter, save_copy
 from scaler.training.checkpoints.state import load_checkpoint, write_checkpoint
+from scaler.training.loop import Training
+from scaler.training.process_group import process_of_its_own
 
 Layout = tuple[DeviceMesh, tuple[Placement, ...]]
 SHAPES: dict[str, tuple[int, ...]] = {"weight": (7, 3), "bias": (2,), "one": (1, 5), "empty": (0, 3), "conv": (5, 2, 3)}
@@ -120,6 +123,50 @@ def test_saved_by_any_number_of_workers_and_loaded_by_any_other(tmp_path: Path) 
 def read_tensor_bytes(folder: RunFolder, samples_seen: int) -> int:
     files = read_manifest(folder, samples_seen)["files"]
     return sum(about["bytes"] for name, about in files.items() if name.endswith(".bin"))
+
+
+def _constants(training: Training) -> Any:
+    """Return the constants of each group of the optimizer, without the learning rate, which each step sets."""
+    return [
+        {key: value for key, value in group.items() if key not in ("params", "lr")}
+        for group in training._stepper.optimizers[None].optimizer.param_groups
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_resumed_optimizer_has_the_plans_constants_the_checkpoints_moments_and_takes_no_step_for_them(
+    tmp_path: Path, strategy: str
+) -> None:
+    """torch's own loader takes a step at learning rate 0 to make the moments, and restores the saved constants."""
+    adamw = {"name": "adamw", "weight_decay": 0.1}
+    before = make_job(per_worker_batch_size=16, rule="sqrt", reference={"optimizer": adamw})
+    changed = {"lr": 0.02, "optimizer": {**adamw, "weight_decay": 0.2, "eps": 1e-6}}
+    after = make_job(per_worker_batch_size=64, rule="sqrt", reference=changed, train={"strategy": strategy})
+    saving, around = in_this_process(tmp_path, make_recipe(), before, stop_after=3)
+    saving._hand_over.interval = EveryStep()
+    saving.run()
+    with process_of_its_own():
+        fresh, _ = in_this_process(tmp_path, make_recipe(), after)
+        resumed, again = in_this_process(tmp_path, make_recipe(), after, stop_after=1)
+        resumed.restore(complete_checkpoints(around.folder)[-1])
+        assert resumed.samples_seen == 48
+        assert _constants(resumed) == _constants(fresh) != _constants(saving)
+        saved = saving._stepper.optimizers[None].optimizer.state_dict()["state"]
+        state = resumed._stepper.optimizers[None].optimizer.state_dict()["state"]
+        assert list(state) == list(saved) == [0, 1, 2, 3]
+        for number, moments in saved.items():
+            assert list(state[number]) == ["step", "exp_avg", "exp_avg_sq"]
+            assert state[number]["step"] == moments["step"] == 3
+            for name in ("exp_avg", "exp_avg_sq"):
+                found = state[number][name]
+                assert isinstance(found, DTensor) == (strategy == "fsdp")
+                whole = found.full_tensor() if isinstance(found, DTensor) else found
+                assert torch.equal(whole, moments[name])
+        planned = resumed._run.planned_step(64)
+        resumed._hand_over.interval = EveryStep()
+        resumed.run()
+        assert again.records[0].samples_seen == 48
+        assert again.records[0].lr == pytest.approx(planned.lr, rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ device ``meta`` stands in the place of each.
 from collections import OrderedDict
 from copy import deepcopy
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
+
+ESCAPED = str.maketrans({"%": "%25", "/": "%2F", "[": "%5B"})
 
 Path = tuple[Any, ...]
 """The keys and indices that lead to a value of a state."""
@@ -46,21 +47,21 @@ def copy_state(state: Any, *, rank: int = 0) -> StateCopy:
     pieces: dict[str, Piece] = {}
     known: dict[Any, Tensor] = {}
 
-    def copied(value: Any, path: Path) -> Any:
+    def copied(value: Any, name: str) -> Any:
         if isinstance(value, Tensor) and is_plain(value):
-            return placeholder(value.detach(), path)
+            return placeholder(value.detach(), name)
         if isinstance(value, Tensor):
             return value.detach().clone().cpu() if rank == 0 else None
         if type(value) in (dict, OrderedDict):
-            made = type(value)((key, copied(item, (*path, key))) for key, item in value.items())
+            made = type(value)((key, copied(item, f"{name}/{_part(key)}")) for key, item in value.items())
             if hasattr(value, "_metadata"):  # torch's: the version of each module's state
                 made._metadata = value._metadata
             return made
         if type(value) in (list, tuple):
-            return type(value)(copied(item, (*path, place)) for place, item in enumerate(value))
+            return type(value)(copied(item, f"{name}/{_part(place)}") for place, item in enumerate(value))
         return deepcopy(value) if rank == 0 else None
 
-    def placeholder(value: Tensor, path: Path) -> Tensor:
+    def placeholder(value: Tensor, name: str) -> Tensor:
         local, offsets = _local(value)
         memory = (local.device, local.data_ptr(), local.dtype, local.shape, local.stride(), value.shape)
         if local.numel() and memory in known:
@@ -69,10 +70,10 @@ def copy_state(state: Any, *, rank: int = 0) -> StateCopy:
         has_part = isinstance(value, DTensor) and value.numel()
         if local.numel() if has_part else rank == 0:
             whole = local.resolve_conj().resolve_neg()
-            pieces[key_of(path)] = Piece(whole.to("cpu", copy=True), offsets, value.shape)
+            pieces[name.removeprefix("/")] = Piece(whole.to("cpu", copy=True), offsets, value.shape)
         return meta
 
-    return StateCopy(copied(state, ()), pieces)
+    return StateCopy(copied(state, ""), pieces)
 
 
 def key_of(path: Path) -> str:
@@ -82,7 +83,12 @@ def key_of(path: Path) -> str:
         >>> key_of(("optimizer", "state", 0, "exp_avg"))
         'optimizer/state/[0]/exp_avg'
     """
-    return "/".join(quote(key, safe="._-") if isinstance(key, str) else f"[{key!r}]" for key in path)
+    return "/".join(map(_part, path))
+
+
+def _part(key: Any) -> str:
+    """Return the part of a tensor's name for a key or index: no two keys have the same."""
+    return key.translate(ESCAPED) if isinstance(key, str) else f"[{key!r}]"
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
@@ -107,6 +113,6 @@ def _local(tensor: Tensor) -> tuple[Tensor, torch.Size]:
 
 def _dense_stride(tensor: Tensor) -> tuple[int, ...]:
     """Return the strides that torch gives a copy of a tensor: those of the tensor, if it has no gaps."""
-    if isinstance(tensor, DTensor):
+    if isinstance(tensor, DTensor) or tensor.is_contiguous():
         return tensor.stride()
     return torch.empty_like(tensor, device="meta").stride()

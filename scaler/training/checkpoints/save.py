@@ -6,6 +6,7 @@ an error of all. The files, and what is in them, are scaler's.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from os import PathLike
@@ -46,7 +47,7 @@ def save_copy(copy: StateCopy, writer: "FolderWriter", group: dist.ProcessGroup 
     """Write a copy of a state; with a group, every worker of it calls this.
 
     Args:
-        copy: this worker's.
+        copy: this worker's; it has no tensors afterwards.
         writer: this worker's.
         group: of the workers that write; None: this worker writes alone.
 
@@ -67,12 +68,15 @@ def save_copy(copy: StateCopy, writer: "FolderWriter", group: dist.ProcessGroup 
         (plan,) = writer.prepare_global_plan(plans)
         writer.finish(metadata, [writer.write_data(planner.finish_plan(plan), planner).value()])
     except (Exception, CheckpointException) as error:  # torch's is no Exception
-        if writer.is_first:
+        if writer.has_begun:
             with suppress(Exception):
                 remove_checkpoint(writer.folder, writer.samples_seen)
         if isinstance(error, CheckpointException):
             raise error.failures[min(error.failures)][0] from None
         raise
+    finally:  # functions that refer to themselves hold the tensors, until Python's next garbage collection
+        copy.pieces.clear()
+        vars(planner).get("state_dict", {}).clear()
 
 
 class CopyPlanner(DefaultSavePlanner):
@@ -99,11 +103,14 @@ class FolderWriter(StorageWriter):
         about: plain values for the manifest; its ``samples_seen`` names the checkpoint.
         state: with meta tensors; the plain part. Only rank 0 needs it.
         rank: of this worker.
+        stall_s: for how long this worker's training stood still for the copy.
         before_manifest: called by rank 0 when all parts are written, before the manifest is.
         give_up: asked while the storage is away; True: do not try again.
 
     Attributes:
+        has_begun: on rank 0, whether anything was removed or written.
         size: of the checkpoint in bytes, on rank 0 when it is complete.
+        stall_s: on rank 0, the longest of all workers.
     """
 
     def __init__(
@@ -113,14 +120,15 @@ class FolderWriter(StorageWriter):
         state: Any = None,
         *,
         rank: int = 0,
+        stall_s: float = 0.0,
         before_manifest: Callable[[], None] = lambda: None,
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.folder, self.samples_seen, self.is_first = folder, int(about["samples_seen"]), rank == 0
+        self.folder, self.samples_seen, self.has_begun = folder, int(about["samples_seen"]), False
         self._about, self._state, self._rank = about, state, rank
         self._before_manifest, self._give_up = before_manifest, give_up
         self._plain = b""
-        self.size = 0
+        self.size, self.stall_s = 0, stall_s
 
     def reset(self, checkpoint_id: str | PathLike[str] | None = None) -> None:
         """Nothing is kept from one checkpoint to the next."""
@@ -137,11 +145,13 @@ class FolderWriter(StorageWriter):
                 plain.require_read_back(self._plain)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Return the plan unchanged."""
-        return plan
+        """Return the plan, with what rank 0 needs of this worker."""
+        return replace(plan, storage_data=self.stall_s)
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Remove a checkpoint that is replaced, before any worker writes its part."""
+        self.stall_s = max(plan.storage_data for plan in plans)
+        self.has_begun = True
         with _sendable():
             self._patiently(self._remove_old)
         return plans
@@ -152,7 +162,7 @@ class FolderWriter(StorageWriter):
         with _sendable():
             for name, items in _by_file(plan.items, self._rank).items():
                 results += self._patiently(partial(self._write, name, items, planner))
-            if self.is_first:
+            if self._rank == 0:
                 results.append(self._write_whole(PLAIN, self._plain))
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)

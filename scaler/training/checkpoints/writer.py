@@ -160,6 +160,7 @@ class CheckpointWriter:
             about,
             copy.plain,
             rank=rank,
+            stall_s=stall_s,
             before_manifest=lambda: self._context.secure(samples_seen, give_up=give_up),
             give_up=give_up,
         )
@@ -183,7 +184,7 @@ class CheckpointWriter:
                     bytes=writer.size,
                     best=about["is_best"],
                     seconds=perf_counter() - began,
-                    stall_s=stall_s,
+                    stall_s=writer.stall_s,
                 )
             )
 

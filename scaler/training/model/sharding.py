@@ -9,7 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 from scaler.errors import RecipeError
 from scaler.job import Job
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _SIGNS = (
     "got mixed torch.Tensor and DTensor",  # a weight is used that is not gathered
     "FSDP requires running forward through the root module first",  # a block is called before the model

@@ -7,9 +7,10 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
+from scaler.core.mesh import DATA
 from scaler.errors import TrainingError
 from scaler.training.own_loop.counts import OfStep
-from scaler.training.own_loop.mesh import CONTEXT, DATA_KINDS, EXPERT, PIPELINE, TENSOR, LoopMesh
+from scaler.training.own_loop.mesh import CONTEXT, EXPERT, PIPELINE, TENSOR, LoopMesh
 
 COMPARED_EVERY = 100  # steps from one comparison of the processes to the next
 SAME_NORM = 1e-3  # relative difference of gradient norms that rounding explains
@@ -33,13 +34,13 @@ def require_equal_steps(steps: Sequence[OfStep], mesh: LoopMesh) -> None:
                 f"ranks {_listed(ranks)} are one data-parallel rank, and counted {_listed(counts)} samples in a step.",
                 _SAME_SAMPLES,
             )
-    for ranks in mesh.groups(TENSOR):
+    for ranks in mesh.groups(TENSOR, EXPERT):
         if len({steps[rank].digest for rank in ranks}) > 1:
             raise TrainingError(
                 f"ranks {_listed(ranks)} are one data-parallel rank, and fetched different samples in a step.",
                 _SAME_SAMPLES,
             )
-    for ranks in mesh.groups(*DATA_KINDS):
+    for ranks in mesh.groups(*DATA):
         norms = torch.tensor([steps[rank].norm for rank in ranks], dtype=torch.float64)
         mean, spread = float(norms.mean()), float(norms.std(correction=0))
         if spread > SAME_NORM * max(mean, 1e-30):
@@ -47,7 +48,7 @@ def require_equal_steps(steps: Sequence[OfStep], mesh: LoopMesh) -> None:
             raise TrainingError(
                 f"the gradient norms of {names} differ by {spread / mean:.0%}: nothing averages the "
                 "gradients, so each process trains a model of its own.",
-                "Wrap the model before training: DistributedDataParallel(model).",
+                "Wrap the model before training: DistributedDataParallel(model) or fully_shard(model).",
             )
 
 

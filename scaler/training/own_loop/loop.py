@@ -18,7 +18,7 @@ from scaler.training.own_loop.context import LoopContext
 from scaler.training.own_loop.group import LoopGroup
 from scaler.training.own_loop.loader import CountedLoader
 from scaler.training.own_loop.mesh import LoopMesh
-from scaler.training.own_loop.model_mesh import require_data_parallel
+from scaler.training.own_loop.model_mesh import require_data_parallel, require_known_sharding
 from scaler.training.own_loop.open_step import Number
 from scaler.training.own_loop.steps import LoopSteps
 from scaler.training.own_loop.torch_scheduler import LoopScheduler
@@ -113,7 +113,8 @@ class OwnLoop:
 
         Raises:
             PlanError: the optimizer is not the reference's, or a group's learning rate cannot be its.
-            TrainingError: a model is parallel in other ways than by data, and ``scaler.start`` got no mesh.
+            TrainingError: a model is sharded by FSDP1; or it is parallel in other ways than by data, and
+                ``scaler.start`` got no mesh.
         """
         found = [self._prepared(each) for each in objects]
         return found[0] if len(found) == 1 else tuple(found)
@@ -241,6 +242,7 @@ class OwnLoop:
 
     def _prepared(self, each: Any) -> Any:
         if isinstance(each, nn.Module):
+            require_known_sharding(each)
             if not self._mesh.is_given:
                 require_data_parallel(each)
             self._steps.watch(each)

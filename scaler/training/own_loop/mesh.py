@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 
 from torch.distributed.device_mesh import DeviceMesh
 
+from scaler.core.mesh import DATA, DIMENSIONS
 from scaler.errors import TrainingError
 
-REPLICATE, SHARD, TENSOR, CONTEXT, PIPELINE, EXPERT = (
-    "replicate", "shard", "tensor", "context", "pipeline", "expert",
-)  # fmt: skip
+REPLICATE, SHARD, TENSOR, CONTEXT, PIPELINE, EXPERT = DIMENSIONS
 KINDS = {
     **dict.fromkeys(("replicate", "dp_replicate", "dp", "data", "data_parallel", "batch"), REPLICATE),
     **dict.fromkeys(("shard", "dp_shard", "fsdp"), SHARD),
@@ -20,12 +19,9 @@ KINDS = {
 }
 """The names of a mesh's dimensions, and the kind of each, as ``scale.mesh`` names it."""
 
-DATA_KINDS = (REPLICATE, SHARD)
-"""The kinds that multiply the batch."""
-
-_DATA = ", ".join(name for name, kind in KINDS.items() if kind in DATA_KINDS)
-_OTHERS = ", ".join(name for name, kind in KINDS.items() if kind not in DATA_KINDS)
-_HINT = f"Names that multiply the batch: {_DATA}; that do not: {_OTHERS}. Or name those that do: data_dims=(...)."
+_OF_DATA = ", ".join(name for name, kind in KINDS.items() if kind in DATA)
+_OTHERS = ", ".join(name for name, kind in KINDS.items() if kind not in DATA)
+_HINT = f"Names that multiply the batch: {_OF_DATA}; that do not: {_OTHERS}. Or name those that do: data_dims=(...)."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +103,7 @@ def read_mesh(
     if mesh is None:
         if data_dims is not None:
             raise TrainingError("scaler.start got data_dims without a mesh.", "Give it the mesh, too: mesh=...")
-        mine = [dict.fromkeys(dict.fromkeys(KINDS.values()), 0) | {REPLICATE: number} for number in range(world_size)]
+        mine = [dict.fromkeys(DIMENSIONS, 0) | {REPLICATE: number} for number in range(world_size)]
         return LoopMesh(rank=rank, sizes=_ones() | {REPLICATE: world_size}, places=tuple(mine), is_given=False)
     ranks = mesh.mesh
     if sorted(ranks.flatten().tolist()) != list(range(world_size)):
@@ -128,19 +124,8 @@ def read_mesh(
     return LoopMesh(rank=rank, sizes=sizes, places=tuple(places), is_given=True)
 
 
-def mesh_text(sizes: dict[str, int]) -> str:
-    """Return the dimensions of a mesh above 1.
-
-    Example:
-        >>> mesh_text({"replicate": 1, "shard": 2, "tensor": 2}), mesh_text({"replicate": 1})
-        ('shard: 2, tensor: 2', 'replicate: 1')
-    """
-    known = {kind: size for kind, size in sizes.items() if size > 1} or {REPLICATE: 1}
-    return ", ".join(f"{kind}: {size}" for kind, size in known.items())
-
-
 def _ones() -> dict[str, int]:
-    return dict.fromkeys(KINDS.values(), 1)
+    return dict.fromkeys(DIMENSIONS, 1)
 
 
 def _kinds(mesh: DeviceMesh, data_dims: Sequence[str | int] | None) -> list[str]:
@@ -176,5 +161,5 @@ def _kind_of(names: Sequence[str] | None, number: int, *, is_data: bool) -> str:
     """Return the kind of a dimension of which it is known whether it multiplies the batch."""
     kind = KINDS.get(names[number]) if names is not None else None
     if is_data:
-        return kind if kind in DATA_KINDS else REPLICATE
-    return TENSOR if kind is None or kind in DATA_KINDS else kind
+        return kind if kind in DATA else REPLICATE
+    return TENSOR if kind is None or kind in DATA else kind

@@ -1,6 +1,6 @@
 """The step of one's own loop that is being computed: its losses, and the moments in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -57,6 +57,17 @@ class OpenStep:
         for name, value in values.items():
             plain = value.detach() if isinstance(value, Tensor) else float(value)
             self.values.append(Value(name, plain * counts, counts))
+
+    def counted_values(self, mesh: LoopMesh) -> Sequence[Value]:
+        """Return the values of this process that count, as in ``measures``."""
+        if not mesh.records_losses:
+            return ()
+        if self.is_weighted or mesh.sizes[CONTEXT] == 1:
+            return self.values
+        share = 1 / mesh.sizes[CONTEXT]
+        return [
+            Value(name, value * share, 0.0 if weight is None else weight * share) for name, value, weight in self.values
+        ]
 
     def measures(self, *, samples: int, mesh: LoopMesh, ready: Mark, synced: Mark) -> StepMeasures:
         """Return what this process measured.

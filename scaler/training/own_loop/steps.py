@@ -169,7 +169,7 @@ class LoopSteps:
         ready = self._ready.take(synced=synced)
         if self._group.world_size == 1:  # what comes after the gradient is no wait
             ready = synced
-        self._run.recorder.values.add(step.values if self._mesh.records_losses else (), samples=1)
+        self._run.recorder.values.add(step.counted_values(self._mesh), samples=1)
         if self._is_compared:
             self._last, self._digest = (self._counts.own, step.grad_norm, self._digest), 0.0
         self._taken += 1

@@ -21,11 +21,12 @@ from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError, RecipeError
 from scaler.job.fsdp import Fsdp
 from scaler.training.clock import Clock, Mark
+from scaler.training.memory import return_freed_blocks
 from scaler.training.model.blocks import modules_that_match, outermost, repeated_modules
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
 from scaler.training.model.names import plain_names
-from scaler.training.model.sharding import DTYPES
+from scaler.training.model.sharding import DTYPES, shard_again
 from scaler.training.parallel.gradient_sum import sparse_parameters
 from scaler.training.parallel.strategy import GradientReduction, OnPart
 from scaler.training.parallel.waits import Waits
@@ -69,6 +70,8 @@ class Sharded:
                 "train.fsdp.cpu_offload = true, and the workers have no GPU.",
                 "Leave it out, or set resources.gpus_per_worker.",
             )
+        if device.type == "cpu" or options.cpu_offload:
+            return_freed_blocks()
         self._options, self._device, self._seed, self._initialize = options, device, seed, initialize
         self._world_size = replicate * shard
         if self._world_size == 1:
@@ -256,6 +259,7 @@ class ShardedReduction:
 
     def _gathered(self, names: Sequence[str]) -> list[nn.Parameter]:
         """Return the whole parameters, which torch keeps from one gathering to the next."""
+        shard_again(self._model)  # an exception may have ended the last step
         found: dict[str, nn.Parameter] = {}
         plain = plain_names(self._model)
         for module in _sharded_modules(self._model):  # one after the other: the whole model may not fit

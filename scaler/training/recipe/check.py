@@ -110,8 +110,6 @@ def _unusable(parameter: "nn.Parameter") -> tuple[str, str] | None:
 
     if is_lazy(parameter):
         return "has no shape yet", "Run the model once on a sample in build(): lazy layers get their shapes then."
-    if parameter.is_meta:
-        return "is on the meta device and has no values", "Build the model on the CPU."
     if parameter.layout != strided:
         return f"is a sparse tensor ({str(parameter.layout).removeprefix('torch.')})", "Make it dense, or a buffer."
     return None

@@ -29,7 +29,7 @@ class LoneFailure(BaseException):
 def failing_together(model: nn.Module, *, is_sharded: bool, world_size: int) -> Iterator[None]:
     """Let an exception in a ``with`` block end this worker, unless every worker has one.
 
-    If one worker leaves a forward pass of a sharded model, the others wait in it for that worker. They cannot be told,
+    If one worker leaves a forward pass of a sharded model, the others wait in it for that worker and cannot leave it,
     so it must end. If all workers have left it, they can run the next forward pass together.
 
     Args:
