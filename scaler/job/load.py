@@ -124,11 +124,15 @@ def with_mesh(job: Job, sizes: Mapping[str, int]) -> Job:
     """
     mesh = dict.fromkeys(DIMENSIONS, 1) | dict(sizes)
     mesh["tensor"] *= mesh["expert"]
-    overrides = [f"scale.mesh={json.dumps(mesh)}"]
-    overrides += ["train.strategy=fsdp"] if mesh["shard"] > 1 else []
+    values = job.model_dump()
+    if mesh["shard"] > 1:
+        values["train"]["strategy"] = "fsdp"
+    if job.scale.is_elastic:  # its largest batch, which a fixed number of workers may keep, depends on the mesh
+        free = "shard" if values["train"]["strategy"] == "fsdp" else "replicate"
+        values["scale"]["mesh"] = {**mesh, free: None}
     workers = prod(mesh[name] for name in (*DATA, *MODEL))
-    fixed = edit_job(job.model_dump(), workers=workers, source="the job")  # a mesh of fixed sizes is not elastic
-    return edit_job(fixed.model_dump(), overrides=overrides, source="the job")
+    fixed = edit_job(values, workers=workers, source="the job")
+    return edit_job(fixed.model_dump(), overrides=[f"scale.mesh={json.dumps(mesh)}"], source="the job")
 
 
 def parse_job(values: Mapping[str, Any], *, source: str) -> Job:

@@ -32,7 +32,7 @@ from scaler.training.model.average import WeightAverage
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.modes import Freezing, start_training
 from scaler.training.model.names import load_model_state, model_state, named_parameters
-from scaler.training.model.sharding import outside_forward
+from scaler.training.model.sharding import outside_forward, whole_numbers
 from scaler.training.optimizer.joint import JointOptimizers
 from scaler.training.optimizer.preconditioner import Preconditioner
 from scaler.training.optimizer.scaled import ScaledOptimizer
@@ -207,7 +207,7 @@ class Stepper:
             assert self._one is not None
             used = self._one.step(gradient.trained, gradient.norm, step, lr=lr, momentum=momentum)
         if self._recipe.after_step is not None:
-            with torch.no_grad():
+            with torch.no_grad(), whole_numbers(self.module):
                 self._recipe.after_step(self.module)
         if self._is_new:
             self._is_new = False

@@ -196,3 +196,11 @@ def test_a_script_s_mesh_is_in_its_job() -> None:
     assert (plan.mesh["tensor"], plan.mesh["expert"]) == (4, 2), "an expert dimension is a factor of a DeviceMesh"
     assert parse_job(meshed.model_dump(), source="again") == meshed
     assert with_mesh(job, {"replicate": 3}).train.strategy == "ddp"
+
+
+def test_the_batch_that_an_elastic_job_holds_is_the_same_whether_the_job_or_the_script_has_the_mesh() -> None:
+    workers = {"min": 2, "max": 8}
+    scale = {"per_worker_batch_size": 4, "on_resize": "hold_global_batch"}
+    of_script = make_plan(with_mesh(job_of(workers, scale), {"replicate": 4, "tensor": 2}), 8)
+    of_job = make_plan(job_of(workers, {**scale, "mesh": {"tensor": 2}}), 8)
+    assert (of_script.global_batch_size, of_script.peak_lr) == (of_job.global_batch_size, of_job.peak_lr) == (16, 0.05)

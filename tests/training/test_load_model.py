@@ -14,6 +14,7 @@ import torch
 from groups import run_group
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
+from torch.utils.data import TensorDataset
 
 import scaler
 from scaler.errors import JobFileError, RecipeError, RunError
@@ -127,6 +128,28 @@ def test_the_loss_of_the_loaded_model_is_the_one_that_the_run_evaluated(run: sca
     for name, ema in (("loss", False), ("ema_loss", None)):
         loss = nn.functional.cross_entropy(scaler.load_model(run, ema=ema)(x), x)
         assert loss.item() == pytest.approx(run.report.final.eval[name], rel=1e-6)
+
+
+def test_a_recipe_may_build_its_model_on_the_meta_device(run: scaler.Run) -> None:
+    classes: dict[str, Any] = {}
+    exec(RECIPE, classes)
+
+    def initialize(module: nn.Module) -> None:
+        module.noise.zero_() if isinstance(module, classes["Tied"]) else module.reset_parameters()
+
+    def on_meta(**arguments: Any) -> scaler.Recipe:
+        with torch.device("meta"):
+            model = classes["Tied"](4)
+        data = TensorDataset(torch.arange(5), torch.arange(5))
+        return scaler.Recipe(
+            model=model, train_data=data, loss=lambda model, batch: model(batch[0]).mean(), initialize=initialize
+        )
+
+    loaded, plain = (scaler.load_model(run, **how) for how in ({"recipe": on_meta}, {}))
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert loaded.head.weight is loaded.embed.weight
+    assert loaded.noise.tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("which", [60, 120, 180])

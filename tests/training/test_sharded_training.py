@@ -1,6 +1,7 @@
 """Sharded training gives what one worker gives on the whole batch, with the real loop and on real process groups."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from test_gradients import (
     whole_batch_gradient,
 )
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from scaler.core.batch import micro_batch_bounds
 from scaler.errors import JobFileError, RecipeError
-from scaler.job import Job
+from scaler.job import Job, parse_job
 from scaler.job.fsdp import Fsdp
 from scaler.plan import make_plan
 from scaler.training.activity import Activity
@@ -327,6 +329,151 @@ def test_a_module_on_the_meta_device_that_cannot_set_its_weights_is_named() -> N
         model = nn.Sequential(NoReset())
     materialize(model, CPU, seed=0, initialize=lambda module: nn.init.constant_(module.scale, 2.0))
     assert model[0].scale.tolist() == [2.0] * 3
+
+
+class Language(nn.Module):
+    """Two layers between an embedding and a head that are one weight; layers may share a weight, too."""
+
+    def __init__(self, *, shared: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.embedding = nn.Embedding(10, FEATURES)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.Tanh()) for _ in range(2))
+        self.head = nn.Linear(FEATURES, 10, bias=False)
+        self.head.weight = self.embedding.weight
+        if shared:
+            self.layers[1][0].weight = self.layers[0][0].weight
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found = self.embedding(inputs)
+        for layer in self.layers:
+            found = layer(found)
+        return self.head(found)
+
+
+def next_token(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def tokens_of_rank(rank: int, world_size: int) -> tuple[Tensor, Tensor]:
+    inputs = torch.arange(8) % 10
+    return inputs[rank::world_size], (inputs[rank::world_size] + 3) % 10
+
+
+def gradients_of_tied(rank: int, world_size: int) -> list[list[float]]:
+    """Return the gradient of each parameter, for a tied embedding and for layers that share a weight."""
+    found = []
+    for shared in (False, True):
+        model = Language(shared=shared)
+        step = gradient_step(model, next_token, rank, world_size)
+        mine = tokens_of_rank(rank, world_size)
+        step(iter([mine]), [len(mine[0])], step_samples=8)
+        assert len(list(model.parameters())) == 5 - shared
+        found.append(torch.cat([whole(p.grad).flatten() for p in model.parameters()]).tolist())
+    return found
+
+
+def test_tied_weights_stay_tied() -> None:
+    expected = []
+    for shared in (False, True):
+        model = Language(shared=shared)
+        next_token(model, tokens_of_rank(0, 1)).backward()
+        expected.append(torch.cat([p.grad.flatten() for p in model.parameters()]).tolist())
+    for found in run_group(gradients_of_tied, 2):
+        for gradient, whole_batch in zip(found, expected, strict=True):
+            assert gradient == pytest.approx(whole_batch, rel=0, abs=TOLERANCE)
+
+
+def refusals(rank: int, world_size: int) -> list[str]:
+    """Return the errors of models that cannot be sharded."""
+
+    def scalar() -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 3))
+        model.scale = nn.Parameter(torch.tensor(1.0))
+        return model
+
+    def mixed() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).double())
+
+    cases: list[tuple[nn.Module, dict[str, Any]]] = [
+        (Language(), {"blocks": ["Embedding", "layers.*"]}),
+        (Language(), {"blocks": ["layers"]}),
+        (scalar(), {}),
+        (mixed(), {}),
+    ]
+    found = []
+    for model, options in cases:
+        with pytest.raises(RecipeError) as caught:
+            Sharded(Fsdp(**options), shard=1, device=CPU).distribute(model)
+        found.append(str(caught.value))
+    return found
+
+
+def test_a_model_that_torch_cannot_shard_is_refused_with_the_name_of_the_parameter() -> None:
+    assert run_group(refusals, 1) == [
+        [
+            "train.fsdp.blocks has embedding, and its weight embedding.weight is also one of the whole model.\n"
+            "  Tied weights must be in one block: leave such blocks out, or use train.fsdp.blocks: auto.",
+            "train.fsdp.blocks has layers, a ModuleList, which has no forward.\n  Name what is in it: layers.*.",
+            "the parameter scale has no dimensions, and cannot be sharded.\n"
+            "  Give it one: nn.Parameter(torch.tensor([value])). Or use train.strategy: ddp.",
+            "the parameters 0.weight and 1.weight are torch.float32 and torch.float64, and they are sharded together.\n"
+            "  Use one dtype, with autocast or train.fsdp.mixed_precision for the others; or train.strategy: ddp.",
+        ]
+    ]
+
+
+def blocks_of_pattern(rank: int, world_size: int) -> list[str]:
+    model = nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 2))
+    Sharded(Fsdp(blocks=("0.layers.*",)), shard=1, device=CPU).distribute(model)
+    return [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
+
+
+def test_a_star_stands_for_one_part_of_a_name() -> None:
+    assert run_group(blocks_of_pattern, 1) == [["", "0.layers.0", "0.layers.1"]]
+
+
+def short_weights(model: nn.Module) -> None:
+    """Let no weight be longer than 1, as a hook after the step does it."""
+    for parameter in model.parameters():
+        if float(parameter.norm()) > 1.0:
+            parameter.mul_(1.0 / parameter.norm().item())
+
+
+def with_numbers_of_weights(rank: int, world_size: int, folder: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Train with numbers that are computed from the weights: after each step, recorded, and evaluated."""
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        found = nn.functional.cross_entropy(model(batch[0]), batch[1])
+        return {"loss": found, "size": sum(p.detach().square().sum() for p in model.parameters())}
+
+    def evaluate(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
+        before = float(sum(p.square().sum() for p in model.parameters()))
+        right = (model(batch[0]).argmax(1) == batch[1]).double().mean()
+        return {
+            "accuracy": right,
+            "before": before,
+            "norm": model[0].weight.norm(),
+            "mean": float(model[0].weight.mean()),
+        }
+
+    torch.manual_seed(8)
+    recipe = replace(make_recipe(double=True), loss=loss, evaluate=evaluate, after_step=short_weights)
+    job, around = parse_job(values, source="job"), small_runs.Kept(rank, world_size, folder)
+    Training(recipe, job, make_plan(job, world_size, parameters=shapes_of(recipe)), around).run()
+    if rank > 0:  # rank 0 has the events
+        return {}
+    (*_, last) = [event for event in around.events if event.kind == "evaluated"]
+    (*_, recorded) = [event for event in around.events if event.kind == "recorded"]
+    return {**last.values, "recorded": recorded.values["size"]}
+
+
+def test_numbers_of_weights_are_those_of_the_whole_weights(tmp_path: Path) -> None:
+    ddp, fsdp = (training_job("momentum", strategy).model_dump() for strategy in ("ddp", "fsdp"))
+    expected = with_numbers_of_weights(0, 1, str(tmp_path / "alone"), ddp)
+    found, _ = run_group(with_numbers_of_weights, 2, str(tmp_path / "shards"), fsdp)
+    assert found == pytest.approx(expected, rel=1e-10)
 
 
 def problems(rank: int, world_size: int, folder: str) -> list[str]:

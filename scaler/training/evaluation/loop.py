@@ -18,7 +18,7 @@ from scaler.training.evaluation.results import EvaluationResults, describe
 from scaler.training.gradients.gather import gathering
 from scaler.training.gradients.losses import evaluated_loss
 from scaler.training.model.modes import evaluation_mode
-from scaler.training.model.sharding import outside_forward, shard_again
+from scaler.training.model.sharding import outside_forward, shard_again, whole_numbers
 from scaler.training.randomness import random_state_kept, seed_batch
 from scaler.training.recipe import Recipe
 
@@ -138,11 +138,12 @@ def _evaluated(
 def _values(recipe: Recipe, model: nn.Module, batch: Any) -> Mapping[Any, Any]:
     """Return the recipe's values for one batch, by name."""
     try:
-        if recipe.evaluate is not None:
-            found = recipe.evaluate(model, batch)
-        else:
-            assert recipe.loss is not None  # a recipe with step has evaluate
-            found = evaluated_loss(recipe.loss(model, batch))
+        with whole_numbers(model):
+            if recipe.evaluate is not None:
+                found = recipe.evaluate(model, batch)
+            else:
+                assert recipe.loss is not None  # a recipe with step has evaluate
+                found = evaluated_loss(recipe.loss(model, batch))
     except Exception as error:
         if (failure := outside_forward(error)) is not None:
             raise failure from error

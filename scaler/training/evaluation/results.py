@@ -14,6 +14,7 @@ from scaler.metrics.mean import Mean
 from scaler.metrics.means import means_of
 from scaler.training.data.containers import to_cpu
 from scaler.training.evaluation.metric_objects import MetricObject, has_rows, is_metric, values_of
+from scaler.training.model.sharding import whole
 from scaler.training.process_group import max_over_workers, object_from_rank_0
 from scaler.training.recipe import Recipe
 from scaler.training.recipe.failures import describe_type
@@ -218,7 +219,7 @@ def _number(name: object, value: object, *, says: str = EVALUATE_SAYS) -> float:
     """Return a value as a float; a tensor must hold one number."""
     try:
         if not isinstance(value, str):  # float("0.9") is a number, but a string is a mistake
-            return float(value)  # type: ignore[arg-type]
+            return float(whole(value) if isinstance(value, Tensor) else value)  # type: ignore[arg-type]
         raise TypeError(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         remedy = "Return the mean over the batch's samples: a float, or a tensor of one number; or (sum, weight)."

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scaler.errors import RecipeError
+from scaler.training.model.sharding import whole
 from scaler.training.recipe.failures import describe_type
 
 LOSS = "loss"
@@ -186,6 +187,8 @@ def read_term(found: object, problem: str, *, needs_gradient: bool = True) -> Te
         value, weight = found
         if isinstance(weight, Tensor):
             weight = weight.detach()
+    if isinstance(value, Tensor):
+        value = whole(value)
     if not isinstance(value, Tensor) or value.ndim != 0:
         shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else describe_type(value)
         raise RecipeError(problem.format(shape), _RETURN)
@@ -203,7 +206,7 @@ def _read_value(name: object, found: object, who: str) -> Value:
         value, weight = found
         weight = weight.detach() if isinstance(weight, Tensor) else weight
     if isinstance(value, Tensor) and value.numel() == 1:
-        return Value(name, value.detach().reshape(()), weight)
+        return Value(name, whole(value.detach()).reshape(()), weight)
     if isinstance(value, Real):
         return Value(name, float(value), weight)
     shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else describe_type(value)

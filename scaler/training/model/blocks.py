@@ -48,6 +48,8 @@ def modules_of_classes(model: nn.Module, names: Sequence[str], *, key: str) -> s
 def modules_that_match(model: nn.Module, wanted: Sequence[str], *, key: str) -> set[nn.Module]:
     """Return the modules of classes with these names, and those whose own name matches a pattern such as ``layers.*``.
 
+    As in a path, ``*`` stands for one part of a name: ``layers.*`` is each layer, and not what is inside of it.
+
     Args:
         model: not wrapped.
         wanted: names of classes, or patterns of names; each fits at least one module.
@@ -57,9 +59,14 @@ def modules_that_match(model: nn.Module, wanted: Sequence[str], *, key: str) -> 
         RecipeError: no module fits one of them.
     """
     named = {plain_name(name): module for name, module in model.named_modules() if name}
-    patterns = [each for each in wanted if any(fnmatchcase(name, each) for name in named)]
-    by_name = {module for name, module in named.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    patterns = [each for each in wanted if any(_matches(name, each) for name in named)]
+    by_name = {module for name, module in named.items() if any(_matches(name, pattern) for pattern in patterns)}
     return by_name | modules_of_classes(model, [each for each in wanted if each not in patterns], key=key)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, patterns = name.split("."), pattern.split(".")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def class_names(model: nn.Module) -> list[str]:

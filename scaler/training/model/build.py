@@ -12,6 +12,7 @@ from torch import nn
 from scaler.errors import JobFileError, RecipeError, ScalerError
 from scaler.job import Job
 from scaler.job.runtime_env import job_environment
+from scaler.training.model.initial import materialize
 from scaler.training.own_loop.around import RecipeOnly, inside
 from scaler.training.randomness import random_state, seed_everything, set_random_state
 from scaler.training.recipe import Recipe
@@ -25,6 +26,7 @@ RecipeLike = str | Callable[..., Any] | nn.Module | Recipe
 def given_model(recipe: RecipeLike | None) -> Model | None:
     """Return the model that a recipe or model has already; None: it must be built."""
     if isinstance(recipe, Recipe):
+        materialize(recipe.model, torch.device("cpu"), seed=0, initialize=recipe.initialize)
         return recipe.model
     return recipe if isinstance(recipe, nn.Module) else None
 
@@ -72,4 +74,6 @@ def build_model(recipe: str | Callable[..., Any], job: Job, *, folder: Path, sou
         raise RecipeError(
             f"{name} returned {describe_type(made)}, not a model.", "Return a scaler.Recipe or a torch.nn.Module."
         )
+    initialize = made.initialize if isinstance(made, Recipe) else None
+    materialize(model, cpu, seed=job.train.seed, initialize=initialize)
     return model

@@ -1,15 +1,19 @@
 """What a sharded model needs around forward passes that no backward follows."""
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.overrides import TorchFunctionMode
 
 from scaler.errors import RecipeError
 from scaler.job import Job
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_NUMBERS = {"__float__", "__int__", "__bool__", "__index__", "item", "tolist", "numpy"}
 _SIGNS = (
     "got mixed torch.Tensor and DTensor",  # a weight is used that is not gathered
     "FSDP requires running forward through the root module first",  # a block is called before the model
@@ -27,6 +31,28 @@ def shard_again(model: nn.Module) -> None:
     if isinstance(model, FSDPModule):
         with suppress(AttributeError):  # torch 2.13, if the model has run no forward yet
             model.reset_iter_state()
+
+
+class WholeNumbers(TorchFunctionMode):
+    """Lets ``float(...)``, ``item()`` and the like of sharded weights be of the whole, on every worker.
+
+    torch returns a worker's part of a sum or a norm. Every worker must do the same in the ``with`` block.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], DTensor) and getattr(func, "__name__", "") in _NUMBERS:
+            return getattr(whole(args[0]), func.__name__)(*args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def whole_numbers(model: nn.Module) -> AbstractContextManager[Any]:
+    """Return ``WholeNumbers`` for a sharded model; for another one, a context that does nothing."""
+    return WholeNumbers() if isinstance(model, FSDPModule) else nullcontext()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor with all its elements; a collective if it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def outside_forward(error: BaseException) -> RecipeError | None:

@@ -97,7 +97,9 @@ class Sharded:
                     f"train.fsdp.forward_methods: the model ({type(model).__name__}) has no method {method}.",
                     f"{did_you_mean(method, known)}Name a method of the model.",
                 )
-        for name, block in reversed(self._blocks(model).items()):
+        blocks = self._blocks(model)
+        _require_shardable(model, blocks)
+        for name, block in reversed(blocks.items()):
             self._shard(block, name, reshard=self._options.reshard_after_forward)
         self._shard(model, "", reshard=None)
         for method in self._options.forward_methods:
@@ -146,9 +148,18 @@ class Sharded:
         """Return the blocks by name, each after those around it."""
         wanted = self._options.blocks
         if wanted == "auto":
-            return outermost(model, repeated_modules(model) - {model})
-        found = modules_that_match(model, wanted, key="train.fsdp.blocks") - {model}
-        return {name: module for name, module in model.named_modules() if module in found}
+            found = outermost(model, repeated_modules(model) - {model})
+            shared = _shared_weights(model, found)
+            return {name: block for name, block in found.items() if all(name not in units for units in shared.values())}
+        named = modules_that_match(model, wanted, key="train.fsdp.blocks") - {model}
+        blocks = {name: module for name, module in model.named_modules() if module in named}
+        for weight, units in _shared_weights(model, blocks).items():
+            other, block = sorted(units)[:2]
+            raise RecipeError(
+                f"train.fsdp.blocks has {block}, and its weight {weight} is also one of {other or 'the whole model'}.",
+                "Tied weights must be in one block: leave such blocks out, or use train.fsdp.blocks: auto.",
+            )
+        return blocks
 
     def _shard(self, block: nn.Module, name: str, *, reshard: bool | int | None) -> None:
         """Shard what of a block is not sharded yet; only this much of the model is whole on the device."""
@@ -268,6 +279,47 @@ class ShardedReduction:
             found.update((plain(name), parameter) for name, parameter in whole)
             module.reshard()
         return [found[name] for name in names]
+
+
+def _unit_of(name: str, blocks: Mapping[str, nn.Module]) -> str:
+    """Return the name of the innermost block that a parameter is in; empty: it is in none."""
+    return max((block for block in blocks if name.startswith(f"{block}.")), key=len, default="")
+
+
+def _shared_weights(model: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str, set[str]]:
+    """Return the weights that are in several blocks, or in one and in the rest of the model: name -> their names."""
+    units: dict[int, tuple[str, set[str]]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        units.setdefault(id(parameter), (name, set()))[1].add(_unit_of(name, blocks))
+    return {name: found for name, found in units.values() if len(found) > 1}
+
+
+def _require_shardable(model: nn.Module, blocks: Mapping[str, nn.Module]) -> None:
+    """Refuse what torch would refuse with an error that names no parameter.
+
+    Raises:
+        RecipeError: a block has no forward, a parameter has no dimensions, or a block has trained parameters of
+            different dtypes.
+    """
+    for name, block in blocks.items():
+        if isinstance(block, nn.ModuleList | nn.ModuleDict):
+            raise RecipeError(
+                f"train.fsdp.blocks has {name}, a {type(block).__name__}, which has no forward.",
+                f"Name what is in it: {name}.*.",
+            )
+    dtypes: dict[str, tuple[str, torch.dtype]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 0:
+            raise RecipeError(
+                f"the parameter {name} has no dimensions, and cannot be sharded.",
+                "Give it one: nn.Parameter(torch.tensor([value])). Or use train.strategy: ddp.",
+            )
+        first, dtype = dtypes.setdefault(_unit_of(name, blocks), (name, parameter.dtype))
+        if parameter.dtype != dtype:
+            raise RecipeError(
+                f"the parameters {first} and {name} are {dtype} and {parameter.dtype}, and they are sharded together.",
+                "Use one dtype, with autocast or train.fsdp.mixed_precision for the others; or train.strategy: ddp.",
+            )
 
 
 def _sharded_modules(model: nn.Module) -> list[FSDPModule]:

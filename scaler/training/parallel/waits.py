@@ -101,8 +101,8 @@ class _TimedReduceScatter:
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
     ) -> dist.Work | None:
         self._waits._begin()
-        work: dist.Work | None = dist.reduce_scatter_tensor(
-            output_tensor, input_tensor, group=group, op=op, async_op=async_op
+        work: dist.Work | None = dist.reduce_scatter_single(
+            output=output_tensor, input=input_tensor, group=group, op=op, async_op=async_op
         )
         self._waits._end()
         return work
