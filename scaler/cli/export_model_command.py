@@ -48,6 +48,8 @@ def command(
     RUN is a run's id, its folder or URI, or: last. The names in FILE are those of the model that the recipe builds. The
     card has the same name as FILE, with the end .md. Without FILE, both have the run's id as their name, in the current
     folder.
+
+    export-checkpoint is another name of this command.
     """
     from scaler.api.export_model import export_model
     from scaler.api.find import readable_run

@@ -69,9 +69,10 @@ class Record(NamedTuple):
     step_time_s: Annotated[float, Merge.SUM, Per.WORKER]
     # Seconds of step_time_s in which the worker waited for its samples.
     data_wait_s: Annotated[float, Merge.SUM, Per.WORKER]
-    # Seconds of step_time_s in forward and backward, before the all-reduce.
+    # Seconds of step_time_s in forward and backward, without the waits for other workers.
     compute_s: Annotated[float, Merge.SUM, Per.WORKER]
-    # Seconds of step_time_s from the worker's last gradient to the end of the all-reduce; 0 with one worker.
+    # Seconds of step_time_s from the worker's last gradient to the end of the all-reduce; 0 with one worker. With
+    # train.strategy: fsdp, the waits inside forward and backward, where weights are gathered and gradients summed.
     sync_wait_s: Annotated[float, Merge.SUM, Per.WORKER]
     # Norm of the gradient of the whole global batch, before clipping; of a pipeline's stage, over its parameters.
     grad_norm: Annotated[float, Merge.FIRST, Per.STEP]
