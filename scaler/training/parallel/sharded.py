@@ -1,7 +1,6 @@
 """Each worker has a part of the model: torch's ``fully_shard`` (FSDP2)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -20,16 +19,15 @@ from torch.distributed.tensor import DTensor
 from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError, RecipeError
 from scaler.job.fsdp import Fsdp
-from scaler.training.clock import Clock, Mark
+from scaler.training.clock import Clock
 from scaler.training.memory import return_freed_blocks
-from scaler.training.model.blocks import modules_that_match, outermost, repeated_modules
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
-from scaler.training.model.names import plain_names
-from scaler.training.model.sharding import DTYPES, shard_again
+from scaler.training.model.sharding import DTYPES
 from scaler.training.parallel.gradient_sum import sparse_parameters
-from scaler.training.parallel.strategy import GradientReduction, OnPart
-from scaler.training.parallel.waits import Waits
+from scaler.training.parallel.sharded_reduction import ShardedReduction
+from scaler.training.parallel.strategy import GradientReduction
+from scaler.training.parallel.units import blocks_of, require_shardable, sharded_modules
 from scaler.training.process_group import group_of_one
 
 REPLICATE, SHARD = "replicate", "shard"
@@ -97,14 +95,14 @@ class Sharded:
                     f"train.fsdp.forward_methods: the model ({type(model).__name__}) has no method {method}.",
                     f"{did_you_mean(method, known)}Name a method of the model.",
                 )
-        blocks = self._blocks(model)
-        _require_shardable(model, blocks)
+        blocks = blocks_of(model, self._options.blocks)
+        require_shardable(model, blocks)
         for name, block in reversed(blocks.items()):
             self._shard(block, name, reshard=self._options.reshard_after_forward)
         self._shard(model, "", reshard=None)
         for method in self._options.forward_methods:
             register_fsdp_forward_method(model, method)
-        for module in _sharded_modules(model):
+        for module in sharded_modules(model):
             # A sum, as in GradientStep: the weights of the samples are in the losses already.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
@@ -144,23 +142,6 @@ class Sharded:
         """Return an empty tensor that is sharded as the parameter is."""
         return torch.empty_like(parameter.detach(), dtype=saved.dtype)
 
-    def _blocks(self, model: nn.Module) -> dict[str, nn.Module]:
-        """Return the blocks by name, each after those around it."""
-        wanted = self._options.blocks
-        if wanted == "auto":
-            found = outermost(model, repeated_modules(model) - {model})
-            shared = _shared_weights(model, found)
-            return {name: block for name, block in found.items() if all(name not in units for units in shared.values())}
-        named = modules_that_match(model, wanted, key="train.fsdp.blocks") - {model}
-        blocks = {name: module for name, module in model.named_modules() if module in named}
-        for weight, units in _shared_weights(model, blocks).items():
-            other, block = sorted(units)[:2]
-            raise RecipeError(
-                f"train.fsdp.blocks has {block}, and its weight {weight} is also one of {other or 'the whole model'}.",
-                "Tied weights must be in one block: leave such blocks out, or use train.fsdp.blocks: auto.",
-            )
-        return blocks
-
     def _shard(self, block: nn.Module, name: str, *, reshard: bool | int | None) -> None:
         """Shard what of a block is not sharded yet; only this much of the model is whole on the device."""
         materialize(block, self._device, seed=self._seed, initialize=self._initialize, inside=name)
@@ -187,143 +168,6 @@ class Sharded:
             reduce_dtype=DTYPES[chosen.reduce_dtype],
             output_dtype=None if chosen.output_dtype is None else DTYPES[chosen.output_dtype],
         )
-
-
-class ShardedReduction:
-    """Decides in which backward the gradients of a sharded model are summed, and which parameters were used.
-
-    torch leaves a gradient of zeros to a parameter that no worker used. On one worker it has none, and an optimizer
-    leaves it alone. So the workers agree on the parameters that were used.
-
-    Args:
-        model: distributed by ``Sharded``.
-        named: name -> trained parameter.
-        options: ``train.fsdp`` of the job.
-        clock: of the device.
-        device: of this worker.
-        world_size: workers.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        named: Mapping[str, nn.Parameter],
-        options: Fsdp,
-        *,
-        clock: Clock,
-        device: torch.device,
-        world_size: int,
-    ) -> None:
-        self._model, self._parameters, self._options = model, list(named.values()), options
-        self._device, self._world_size = device, world_size
-        self._used = [False] * len(self._parameters)
-        self._counts = False
-        self._agreed: Tensor | None = None
-        self._work: dist.Work | None = None
-        self._waits = Waits(_sharded_modules(model), clock, device=device)
-        self._hooks = [
-            gathered.register_post_accumulate_grad_hook(partial(self._arrived, index))  # type: ignore[no-untyped-call]
-            for index, gathered in enumerate(self._gathered(list(named)))
-        ]
-
-    def before_backward(self, *, is_last: bool, counts: bool, on_part: OnPart | None) -> None:
-        """Sum in this backward if it is the last one, or if every micro-step is summed, as when it is measured."""
-        self._counts = counts
-        sums = is_last or self._options.reduce_every_micro_step or on_part is not None
-        model = self._model
-        assert isinstance(model, FSDPModule)
-        model.set_requires_gradient_sync(sums)
-        model.set_requires_all_reduce(is_last or on_part is not None)
-
-    def after_backward(self, *, counts: bool) -> None:
-        """Start to agree on the parameters that were used."""
-        self._agreed = torch.tensor(self._used, dtype=torch.int32, device=self._device)
-        if self._world_size > 1:
-            self._work = dist.all_reduce(self._agreed, op=dist.ReduceOp.MAX, async_op=True)
-
-    def wait(self) -> None:
-        """Remove the gradients of parameters that no worker used."""
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
-        if not all(self._used):  # otherwise the answer is known, and a GPU is not waited for
-            assert self._agreed is not None
-            for parameter, used in zip(self._parameters, self._agreed.tolist(), strict=True):
-                if not used:
-                    parameter.grad = None
-        self._used = [False] * len(self._parameters)
-
-    def take_waits(self) -> tuple[tuple[Mark, Mark], ...]:
-        """Return the waits for gathered weights and summed gradients since the last call."""
-        return self._waits.take()
-
-    def close(self) -> None:
-        """Remove the hooks from the model and its parameters."""
-        self._waits.close()
-        for hook in self._hooks:
-            hook.remove()
-
-    def _arrived(self, index: int, _: Tensor) -> None:
-        """Note that backward reached a parameter."""
-        if self._counts:
-            self._used[index] = True
-
-    def _gathered(self, names: Sequence[str]) -> list[nn.Parameter]:
-        """Return the whole parameters, which torch keeps from one gathering to the next."""
-        shard_again(self._model)  # an exception may have ended the last step
-        found: dict[str, nn.Parameter] = {}
-        plain = plain_names(self._model)
-        for module in _sharded_modules(self._model):  # one after the other: the whole model may not fit
-            module.unshard()
-            whole = ((name, p) for name, p in self._model.named_parameters() if not isinstance(p, DTensor))
-            found.update((plain(name), parameter) for name, parameter in whole)
-            module.reshard()
-        return [found[name] for name in names]
-
-
-def _unit_of(name: str, blocks: Mapping[str, nn.Module]) -> str:
-    """Return the name of the innermost block that a parameter is in; empty: it is in none."""
-    return max((block for block in blocks if name.startswith(f"{block}.")), key=len, default="")
-
-
-def _shared_weights(model: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str, set[str]]:
-    """Return the weights that are in several blocks, or in one and in the rest of the model: name -> their names."""
-    units: dict[int, tuple[str, set[str]]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        units.setdefault(id(parameter), (name, set()))[1].add(_unit_of(name, blocks))
-    return {name: found for name, found in units.values() if len(found) > 1}
-
-
-def _require_shardable(model: nn.Module, blocks: Mapping[str, nn.Module]) -> None:
-    """Refuse what torch would refuse with an error that names no parameter.
-
-    Raises:
-        RecipeError: a block has no forward, a parameter has no dimensions, or a block has trained parameters of
-            different dtypes.
-    """
-    for name, block in blocks.items():
-        if isinstance(block, nn.ModuleList | nn.ModuleDict):
-            raise RecipeError(
-                f"train.fsdp.blocks has {name}, a {type(block).__name__}, which has no forward.",
-                f"Name what is in it: {name}.*.",
-            )
-    dtypes: dict[str, tuple[str, torch.dtype]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 0:
-            raise RecipeError(
-                f"the parameter {name} has no dimensions, and cannot be sharded.",
-                "Give it one: nn.Parameter(torch.tensor([value])). Or use train.strategy: ddp.",
-            )
-        first, dtype = dtypes.setdefault(_unit_of(name, blocks), (name, parameter.dtype))
-        if parameter.dtype != dtype:
-            raise RecipeError(
-                f"the parameters {first} and {name} are {dtype} and {parameter.dtype}, and they are sharded together.",
-                "Use one dtype, with autocast or train.fsdp.mixed_precision for the others; or train.strategy: ddp.",
-            )
-
-
-def _sharded_modules(model: nn.Module) -> list[FSDPModule]:
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def _local(tensor: Tensor) -> Tensor:
