@@ -71,10 +71,10 @@ def closure(requirements: list[str]) -> set[str]:
 def licence(name: str) -> str:
     """Return the licence that an installed package names: its SPDX expression, its classifiers, or its text."""
     metadata = distribution(name).metadata
-    if metadata["License-Expression"]:
-        return str(metadata["License-Expression"])
+    if expression := metadata.get("License-Expression"):  # an importlib_metadata in use raises for a missing key
+        return str(expression)
     classifiers = [each.split(" :: ")[-1] for each in metadata.get_all("Classifier", []) if each.startswith(CLASSIFIER)]
-    text = (metadata["License"] or "").strip().splitlines()
+    text = (metadata.get("License") or "").strip().splitlines()
     return ", ".join(classifiers) or (text[0] if text else "not named")
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from inspect import Parameter, signature
 from pathlib import Path
 from signal import SIGINT, raise_signal
@@ -91,7 +92,8 @@ def test_plan_job_asks_the_recipe_where_the_job_does_not_say(tmp_path: Path) -> 
 def test_plan_job_asks_the_recipe_for_the_tokens_of_a_sample() -> None:
     job = DIGITS.parent / "charlm" / "tokens.yaml"
     given, asked = (scaler.plan_job(job, overrides=[f"train.tokens_per_sample={tokens}"]) for tokens in ("64", "null"))
-    assert asked == given
+    assert asked.memory is not None, "the recipe was built, so its parameters are known"
+    assert replace(asked, memory=None) == given
     assert (asked.unit, asked.tokens_per_sample, asked.global_batch_size) == ("tokens", 64, 32)
 
 

@@ -127,7 +127,7 @@ def with_mesh(job: Job, sizes: Mapping[str, int]) -> Job:
     values = job.model_dump()
     if mesh["shard"] > 1:
         values["train"]["strategy"] = "fsdp"
-    if job.scale.is_elastic:  # its largest batch, which a fixed number of workers may keep, depends on the mesh
+    if job.scale.is_elastic and job.scale.on_resize == "hold_global_batch":  # the batch that it holds is of this mesh
         free = "shard" if values["train"]["strategy"] == "fsdp" else "replicate"
         values["scale"]["mesh"] = {**mesh, free: None}
     workers = prod(mesh[name] for name in (*DATA, *MODEL))

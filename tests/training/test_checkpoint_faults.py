@@ -138,11 +138,11 @@ def require_sharded(folder: RunFolder, samples_seen: int) -> None:
 
 def _faults(rank: int, world_size: int, folder: str) -> dict[str, Any]:
     good, group = RunFolder(folder), dist.new_group(backend="gloo")
-    copies = {value: copy_state(sharded_state(value), rank=rank) for value in (1, 2)}
 
     def save(value: int, into: RunFolder) -> str:
-        writer = FolderWriter(into, {"samples_seen": value}, copies[value].plain, rank=rank)
-        return saved(lambda: save_copy(copies[value], writer, group))
+        copy = copy_state(sharded_state(value), rank=rank)
+        writer = FolderWriter(into, {"samples_seen": value}, copy.plain, rank=rank)
+        return saved(lambda: save_copy(copy, writer, group))
 
     assert save(1, good) == ""
     failed: dict[int, list[str]] = {0: [], 1: []}
