@@ -68,8 +68,9 @@ def _is_on_all_workers(world_size: int) -> bool:
     if world_size == 1:
         return True
     try:
-        group = dist.new_group(backend="gloo", timeout=WAIT)  # waits until all workers create it
+        # It waits until all workers create it. It ends with the default group: if this worker closed it now, one that is
+        # still connecting would take this worker for gone.
+        dist.new_group(backend="gloo", timeout=WAIT)
     except RuntimeError:
         return False
-    dist.destroy_process_group(group)
     return True
