@@ -68,8 +68,8 @@ def _is_on_all_workers(world_size: int) -> bool:
     if world_size == 1:
         return True
     try:
-        # It waits until all workers create it. It ends with the default group: if this worker closed it now, one that is
-        # still connecting would take this worker for gone.
+        # It waits until all workers create it. It ends with the default group: if this worker closed it now, one that
+        # is still connecting would take this worker for gone.
         dist.new_group(backend="gloo", timeout=WAIT)
     except RuntimeError:
         return False
