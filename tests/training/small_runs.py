@@ -9,7 +9,6 @@ import torch
 from groups import run_group
 from kept import NEVER_STOP, Kept
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset, TensorDataset
 
 from scaler import Recipe
@@ -24,6 +23,7 @@ from scaler.training.checkpoints.state import load_checkpoint
 from scaler.training.hand_over import HandOverInterval
 from scaler.training.loop import Training
 from scaler.training.model.names import named_parameters
+from scaler.training.model.sharding import whole
 from scaler.training.process_group import is_lost_peer
 from scaler.training.randomness import seed_everything
 from scaler.training.worker_context import AttemptEnd
@@ -141,8 +141,7 @@ def in_this_process(folder: Path, recipe: Recipe, job: Job, **options: Any) -> t
 
 
 def weights_of(model: nn.Module) -> list[float]:
-    whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
-    return torch.cat([parameter.detach().flatten() for parameter in whole]).tolist()
+    return torch.cat([whole(parameter).detach().flatten() for parameter in model.parameters()]).tolist()
 
 
 def train(rank: int, world_size: int, folder: str, values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Gradients of one step are the same for every division of the batch, through the real training code."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scaler.training.activity import Activity
 from scaler.training.clock import CpuClock
 from scaler.training.gradients.step import GradientStep
 from scaler.training.gradients.values import RecordedValues
+from scaler.training.model.sharding import whole
 from scaler.training.parallel.replicated import Replicated
 
 FEATURES = 5
@@ -319,8 +321,11 @@ class TwoHeads(nn.Module):
         return self.one(inputs), self.two(inputs)
 
 
-def leave_out(rank: int, world_size: int) -> list[Any]:
-    """Return the gradients of two steps: rank 1 uses one head only in one, and no rank the second head in the other."""
+def leave_out(rank: int, world_size: int, make: Callable[[nn.Module, Any], GradientStep] | None = None) -> list[Any]:
+    """Return the gradients of two steps: rank 1 uses one head only in one, and no rank the second head in the other.
+
+    ``make`` gets the model and its loss; None: every rank has a copy of the model.
+    """
     model = TwoHeads()
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
@@ -330,11 +335,11 @@ def leave_out(rank: int, world_size: int) -> list[Any]:
         one, two = model(inputs)
         return one.mean() if next(uses) else (one + two).mean()
 
-    step = make_step(model, loss, world_size)
+    step = make_step(model, loss, world_size) if make is None else make(model, loss)
     found = []
     for _ in range(2):
         step(iter([torch.ones(2, 3)]), [2], step_samples=2 * world_size)
-        found.append([None if p.grad is None else p.grad.flatten().tolist() for p in model.parameters()])
+        found.append([None if p.grad is None else whole(p.grad).flatten().tolist() for p in model.parameters()])
         model.zero_grad()
     return found
 

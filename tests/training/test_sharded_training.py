@@ -23,9 +23,9 @@ from small_runs import (
 from test_gradients import (
     FEATURES,
     LOSSES,
-    TwoHeads,
     assert_parts,
     exact_parts,
+    leave_out,
     make_data,
     make_model,
     relative_error,
@@ -33,7 +33,6 @@ from test_gradients import (
 )
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from scaler.core.batch import micro_batch_bounds
 from scaler.errors import JobFileError, RecipeError
@@ -46,6 +45,7 @@ from scaler.training.gradients.step import GradientStep
 from scaler.training.gradients.values import RecordedValues
 from scaler.training.loop import Training
 from scaler.training.model.initial import materialize
+from scaler.training.model.sharding import whole
 from scaler.training.parallel.sharded import Sharded
 
 CPU = torch.device("cpu")
@@ -77,10 +77,6 @@ def gradient_step(model: nn.Module, loss: Any, rank: int, world_size: int, **opt
         activity=Activity(),
         values=RecordedValues(),
     )
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gradients(rank: int, world_size: int, replicate: int) -> list[Any]:
@@ -122,28 +118,13 @@ def test_any_sharing_gives_the_gradient_of_one_worker_on_the_whole_batch(world_s
             assert_parts(parts, exact)
 
 
-def leave_out(rank: int, world_size: int) -> list[Any]:
-    """As in ``test_gradients``: rank 1 leaves out one head in the first step, and both do in the second."""
-    model = TwoHeads()
-    for parameter in model.parameters():
-        nn.init.constant_(parameter, 0.5)
-    uses = iter([rank == 1, True])
-
-    def loss(model: nn.Module, inputs: Tensor) -> Tensor:
-        one, two = model(inputs)
-        return one.mean() if next(uses) else (one + two).mean()
-
-    step, found = gradient_step(model, loss, rank, world_size), []
-    for _ in range(2):
-        step(iter([torch.ones(2, 3)]), [2], step_samples=2 * world_size)
-        found.append([None if p.grad is None else whole(p.grad).flatten().tolist() for p in model.parameters()])
-        model.zero_grad()
-    return found
+def leave_out_sharded(rank: int, world_size: int) -> list[Any]:
+    return leave_out(rank, world_size, lambda model, loss: gradient_step(model, loss, rank, world_size))
 
 
 def test_a_parameter_that_some_workers_leave_out_has_the_gradient_of_the_others_and_one_that_all_do_has_none() -> None:
     ones, halves = [1.0] * 3, [0.5] * 3
-    assert run_group(leave_out, 2) == [[[ones, [1.0], halves, [0.5]], [ones, [1.0], None, None]]] * 2
+    assert run_group(leave_out_sharded, 2) == [[[ones, [1.0], halves, [0.5]], [ones, [1.0], None, None]]] * 2
 
 
 ADAMW = {"optimizer": {"name": "adamw"}}

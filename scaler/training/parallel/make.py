@@ -3,6 +3,7 @@
 from scaler.job import Job
 from scaler.plan import Plan
 from scaler.training.parallel.replicated import Replicated
+from scaler.training.parallel.sharded import Sharded
 from scaler.training.parallel.strategy import Parallel
 from scaler.training.recipe import Recipe
 from scaler.training.worker_context import WorkerContext
@@ -17,7 +18,5 @@ def make_parallel(recipe: Recipe, job: Job, plan: Plan, context: WorkerContext) 
     device, seed, initialize = context.device, job.train.seed, recipe.initialize
     if job.train.strategy == "ddp":
         return Replicated(world_size=context.world_size, device=device, seed=seed, initialize=initialize)
-    from scaler.training.parallel.sharded import Sharded
-
     replicate, shard = plan.mesh["replicate"], plan.mesh["shard"]
     return Sharded(job.train.fsdp, replicate=replicate, shard=shard, device=device, seed=seed, initialize=initialize)

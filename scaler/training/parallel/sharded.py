@@ -20,6 +20,7 @@ from scaler.core.nearest import did_you_mean
 from scaler.errors import JobFileError, RecipeError
 from scaler.job.fsdp import Fsdp
 from scaler.training.clock import Clock
+from scaler.training.gradients.norm import values_of
 from scaler.training.memory import return_freed_blocks
 from scaler.training.model.buffers import broadcast_tensors
 from scaler.training.model.initial import Initialize, materialize
@@ -132,7 +133,7 @@ class Sharded:
 
     def broken_weight(self, named: Mapping[str, nn.Parameter]) -> str | None:
         """Return the name of a parameter that is not finite on some worker, or None; a collective."""
-        flags = [not bool(_local(parameter).isfinite().all()) for parameter in named.values()]
+        flags = [not bool(part.isfinite().all()) for part in values_of(list(named.values()))]
         broken = torch.tensor(flags, dtype=torch.int32, device=self._device)
         if self._world_size > 1:
             dist.all_reduce(broken, op=dist.ReduceOp.MAX)
@@ -168,10 +169,6 @@ class Sharded:
             reduce_dtype=DTYPES[chosen.reduce_dtype],
             output_dtype=None if chosen.output_dtype is None else DTYPES[chosen.output_dtype],
         )
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _mesh(device: torch.device, *, replicate: int, shard: int) -> DeviceMesh:

@@ -19,7 +19,7 @@ Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
 def _not_compiled(hook: Hook) -> Hook:
-    """Let ``torch.compile`` call a hook as it is."""
+    """Return a hook that ``torch.compile`` calls and does not compile."""
     disabled: Hook = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
     return disabled
 

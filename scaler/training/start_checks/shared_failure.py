@@ -34,7 +34,7 @@ def failing_together(model: nn.Module, *, is_sharded: bool, world_size: int) -> 
 
     Args:
         model: not wrapped; after the exception it can run again.
-        is_sharded: whether it is sharded; if not, the exception is raised as it is.
+        is_sharded: whether it is sharded; if not, the exception is raised unchanged.
         world_size: workers in torch's default process group.
 
     Raises:
