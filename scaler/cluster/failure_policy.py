@@ -25,6 +25,7 @@ from scaler.cluster.restart_signals import LostDataProcess, Restart, first_line
 from scaler.metrics.events import GroupEnded, WorkerHung
 
 SURVIVORS_S = 2.0  # workers that lost a peer have uploaded what they have within this time
+NOTED_S = 5.0  # the collector has an event within this time, unless it is being started again
 POLL_S = 0.05
 KILLED = "its process was killed, or crashed"
 _DEATHS = (WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError, LostDataProcess)
@@ -135,9 +136,12 @@ class FailurePolicy(DefaultFailurePolicy):
         self._note(ended, witnesses=[] if failures else witnesses)
 
     def _note(self, event: WorkerHung | GroupEnded, *, witnesses: Sequence[int] = ()) -> None:
-        """Send an event without waiting; without the collector, the run continues without the event."""
+        """Give the collector an event; without the collector, the run continues without the event.
+
+        The decision waits for it: when a run ends, the driver asks the collector why.
+        """
         with suppress(Exception):
-            self._collector.note.remote(event, witnesses=list(witnesses))
+            ray.get(self._collector.note.remote(event, witnesses=list(witnesses)), timeout=NOTED_S)
 
 
 def describe_death(failure: Exception) -> str:

@@ -262,6 +262,10 @@ def _watch(
             ray.get(collector.request_leave.remote("stop", why))
     outcome = fit.outcome()
     if isinstance(outcome, BaseException):
+        if status is None:  # the newest troubles say why the run ended
+            with suppress(ray.exceptions.GetTimeoutError):
+                troubles = ray.get(collector.status.remote(), timeout=STATUS_S).troubles
+            raise_final(troubles, folder)
         raise final_error(outcome, troubles, job, folder)
     return outcome
 

@@ -299,6 +299,43 @@ def test_a_worker_that_dies_twice_at_one_step_is_the_end(tmp_path: Path) -> None
     assert [event.twice_at is not None for event in ended] == [False, True]
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_decision_on_a_lost_group_waits_until_the_collector_has_its_end() -> None:
+    """The driver asks the collector why the run ended as soon as Ray Train has decided."""
+    import ray
+    from ray.train import FailureConfig
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from scaler.cluster.failure_policy import FailurePolicy
+
+    class SlowCollector:
+        """Takes a while for an event, and answers other calls meanwhile."""
+
+        def __init__(self) -> None:
+            self.ranks: list[int] | None = None
+
+        def note(self, event: Any, *, witnesses: list[int]) -> None:
+            time.sleep(0.5)
+            self.ranks = event.ranks
+
+        def samples_at_loss(self, died: list[int]) -> tuple[bool, int | None]:
+            return False, 64
+
+        def noted(self) -> list[int] | None:
+            return self.ranks
+
+    collector = ray.remote(SlowCollector).options(num_cpus=0, max_concurrency=2).remote()
+    config = FailureConfig(max_failures=3)
+    policy = FailurePolicy(config, collector=collector, patience_s=1.0, hang_timeout_s=None)
+    died = WorkerHealthCheckFailedError("gone", failure=ray.exceptions.RayActorError())
+    decisions = []
+    for _ in range(2):
+        decisions.append(policy.make_decision(WorkerGroupError("lost", {1: died})).name)
+        assert ray.get(collector.noted.remote()) == [1]
+    assert decisions == ["RETRY", "RAISE"]
+
+
 # The last one: Ray Train restarts the group until no restart is left, after the driver has raised the error.
 @pytest.mark.usefixtures("cluster")
 def test_an_error_of_the_recipe_ends_the_run_with_its_traceback(tmp_path: Path) -> None:
