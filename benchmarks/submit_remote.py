@@ -22,8 +22,9 @@ from machine_cluster import MachineCluster, why_no_machines
 from startup import (
     HERE,
     Measurement,
-    compare_in_pairs,
+    comparison,
     marks,
+    measure_in_turns,
     write_plain_settings,
     write_scaler_job,
 )
@@ -46,7 +47,7 @@ def main() -> None:
             sleep(PAUSE_S)
             return measure(cluster, side, cluster.shared / f"{pair}-{side}")
 
-        compare_in_pairs(arguments.pairs, measured, goals=GOALS)
+        print("\n\n".join(comparison(measure_in_turns(arguments.pairs, measured), goals=GOALS)))
 
 
 def measure(cluster: MachineCluster, side: str, folder: Path) -> Measurement:

@@ -14,13 +14,15 @@ from scaler.cluster.forks.start import fork_server
 from scaler.cluster.ray_files import private_folder
 from scaler.cluster.ray_hooks import require_hooks
 from scaler.cluster.ray_session import ray_session
+from scaler.cluster.start_parameters import no_dashboard_process, start_parameters
 from scaler.errors import ClusterError
 
 OBJECT_STORE_BYTES = 256 * 2**20  # for records and a plan; training data is not put there
 NICENESS = "RAY_worker_niceness"
 RAYS_NICENESS = 15  # without the variable
 
-# An embedded cluster has no dashboard, and its node is never drained, so these parts of Ray are switched off.
+# An embedded cluster has no dashboard, and its node is never drained, so these parts of Ray are switched off, and some
+# are not started (``_start``).
 # docs/decisions/0004-start-up-time.md has the measurements.
 _ENVIRONMENT: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
@@ -89,7 +91,9 @@ def process_token() -> str:
 def _start(files: str, *, verbose: bool) -> None:
     import ray
 
-    with ThreadPoolExecutor(1) as pool:
+    # Its size is fixed, so there is nothing to scale; the workers' output is only sent to this process if it is shown.
+    parts = start_parameters(no_monitor=True, include_log_monitor=verbose)
+    with ThreadPoolExecutor(1) as pool, no_dashboard_process(), parts:
         checked = pool.submit(require_hooks)  # imports Ray Train for a second, while Ray's daemons start
         ray.init(
             address="local",

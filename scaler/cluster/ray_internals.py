@@ -30,7 +30,7 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from scaler.cluster.ray_packaging import _get_excludes, _get_ignore_file, get_runtime_env_default_excludes
-from scaler.cluster.ray_start_internals import RayParams
+from scaler.cluster.ray_start_internals import RayParams, start_api_server
 
 __all__ = [
     "DEBUG_AUTOSCALING_STATUS",
@@ -69,6 +69,7 @@ __all__ = [
     "get_cluster_status",
     "get_runtime_env_default_excludes",
     "get_train_context",
+    "start_api_server",
     "state",
     "train_constants",
 ]

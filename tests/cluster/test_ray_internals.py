@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import inspect
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from process_tree import descendants
 
 from scaler.cluster import ray_hooks
 from scaler.errors import ClusterError
@@ -272,3 +274,12 @@ def test_a_run_gets_no_cleaner_that_would_ask_a_dashboard(digits: Callable[..., 
     callbacks = made._create_default_callbacks()
     assert callbacks
     assert not any(isinstance(each, PlacementGroupCleanerCallback) for each in callbacks)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_embedded_cluster_starts_no_process_that_it_does_not_need() -> None:
+    """Ray waits more than a second for its dashboard, which would only send usage statistics."""
+    commands = [Path(f"/proc/{process}/cmdline").read_bytes().decode() for process in descendants(os.getpid())]
+    assert any("raylet" in command for command in commands)
+    scripts = ("dashboard/dashboard.py", "autoscaler/v2/monitor.py", "_private/monitor.py", "_private/log_monitor.py")
+    assert not [command for command in commands if any(script in command for script in scripts)]

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import scaler
 from scaler.cluster.forks import client
 from scaler.cluster.ray_session import set_environment
+from scaler.cluster.start_parameters import start_parameters
 
 HERE = Path(__file__).resolve().parent
 MOST_WAITING = 1024  # clients
@@ -49,20 +49,8 @@ def fork_server(folder: str, *, niceness: int) -> Iterator[None]:
             )
             listening.close()  # when the server ends, its clients are refused at once
             try:
-                with worker_command(str(HERE / "client.py")):
+                with start_parameters(setup_worker_path=str(HERE / "client.py")):
                     yield
             finally:
                 server.kill()
                 server.communicate()
-
-
-@contextmanager
-def worker_command(script: str) -> Iterator[None]:
-    """Make a Ray cluster that is started in a ``with`` block start its workers by a script."""
-    from scaler.cluster.ray_start_internals import RayParams, parameter
-
-    try:
-        vars(parameter)["RayParams"] = partial(RayParams, setup_worker_path=script)
-        yield
-    finally:
-        vars(parameter)["RayParams"] = RayParams
