@@ -118,7 +118,7 @@ def _run(arguments: list[str]) -> int:
         click.echo(error.format_message(), err=True)
         return 2
     except click.UsageError as error:
-        click.echo(f"Error: {error.format_message()}", err=True)
+        click.echo(f"Error: {_key_as_option(error) or error.format_message()}", err=True)
         if error.ctx is not None:
             click.echo(f"  {error.ctx.command_path} --help shows how it is used.", err=True)
         return 2
@@ -145,3 +145,15 @@ def _run(arguments: list[str]) -> int:
             err=True,
         )
         return 1
+
+
+def _key_as_option(error: click.UsageError) -> str:
+    """Return what to write for an unknown option that is a key of the job; nothing for any other error."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return ""
+    if all(parameter.name != "overrides" for parameter in error.ctx.command.params):
+        return ""
+    from scaler.job.explain import places
+
+    keys = " or ".join(f"--set {place}=VALUE" for place in places(error.option_name.lstrip("-")))
+    return f"no such option: {error.option_name}.\n  To set the key of the job: {keys}" if keys else ""

@@ -69,14 +69,11 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
         >>> [nearest(word, known) for word in ("Learning_Rate", "momentun", "WeightDecay", "CosineAnnealingLR", "x")]
         ['lr', 'momentum', 'weight_decay', 'cosine', None]
     """
-    bare = {_bare(name): name for name in reversed(tuple(known))}
+    known = tuple(known)
+    for name in same_names(word, known):
+        return name
+    bare = {_bare(name): name for name in reversed(known)}
     wanted = _bare(word[:LONGEST])
-    if wanted in bare:
-        return bare[wanted]
-    names = set(bare.values())
-    for synonym in SYNONYMS.get(wanted, ()):
-        if synonym in names:
-            return synonym
     near = get_close_matches(wanted, list(bare)[::-1], n=1, cutoff=CUTOFF)
     if near:
         return bare[near[0]]
@@ -85,6 +82,19 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
         return bare[max(starts, key=len)]
     longer = [name for name in bare if len(wanted) >= SHORTEST_WORD and name.startswith(wanted)]
     return bare[min(longer, key=len)] if longer else None
+
+
+def same_names(word: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that are ``word`` in another spelling, or else its synonyms.
+
+    Example:
+        >>> known = ("global_batch_size", "per_worker_batch_size", "lr")
+        >>> [same_names(word, known) for word in ("batch-size", "LR", "lrs")]
+        [['global_batch_size', 'per_worker_batch_size'], ['lr'], []]
+    """
+    wanted, known = _bare(word[:LONGEST]), tuple(known)
+    equal = [name for name in known if _bare(name) == wanted]
+    return equal or [synonym for synonym in SYNONYMS.get(wanted, ()) if synonym in known]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,13 +1,13 @@
 """From pydantic's validation errors to problems and remedies in the terms of the job file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from scaler.core.nearest import did_you_mean
+from scaler.core.nearest import did_you_mean, same_names
 from scaler.job.model import Job
 from scaler.job.offers import lists_for, mappings_for, number_in
 from scaler.job.reading import shortened
@@ -135,11 +135,30 @@ def _unknown_key(key: str, *, section: str, known: Sequence[str]) -> tuple[str, 
     return f'unknown key "{shortened(key)}"{where}.', f"{hint}Known keys: {', '.join(known)}."
 
 
+def places(word: str) -> list[str]:
+    """Return the keys of a job, with their sections, that have a name, also in another spelling or another library's.
+
+    Example:
+        >>> [places(word) for word in ("storage", "learning-rate", "epochs", "nodes")]
+        [['storage'], ['reference.lr'], ['reference.epochs', 'train.epochs'], []]
+    """
+    found = list(_places())
+    names = same_names(word, dict.fromkeys(key for _, key in found))
+    return [f"{section}.{key}".lstrip(".") for section, key in found if key in names]
+
+
+def _places() -> Iterator[tuple[str, str]]:
+    """Yield each key of the file and each key of its sections, with the section's name, or an empty one."""
+    sections = _model.get().model_fields.items()
+    yield from (("", name) for name, _ in sections)
+    for section, field in sections:
+        for model in _models_in(field.annotation)[:1]:
+            yield from ((section, key) for key in model.model_fields if key != "name")
+
+
 def _of_another_section(key: str) -> str:
     """Return the place of a key with this name, if exactly one section has it."""
-    sections = _model.get().model_fields.items()
-    places = [f"{name}.{key}" for name, field in sections for model in _models_in(field.annotation)[:1]
-              if key in model.model_fields and key != "name"]  # fmt: skip
+    places = [f"{section}.{name}" for section, name in _places() if section and name == key]
     return f"It is a key of another section: {places[0]}. " if len(places) == 1 else ""
 
 

@@ -102,6 +102,15 @@ def test_no_command_shows_the_help_as_an_error(scaler_command: Scaler) -> None:
             f"Error: {click.NoSuchOption('--bogus').format_message()}\n  scaler plan --help shows how it is used.\n",
         ),
         (
+            ["plan", JOB, "--learning-rate", "0.1"],
+            "Error: no such option: --learning-rate.\n  To set the key of the job: --set reference.lr=VALUE\n"
+            "  scaler plan --help shows how it is used.\n",
+        ),
+        (
+            ["list", "--groups", "0.1"],  # it takes no job
+            f"Error: {click.NoSuchOption('--groups').format_message()}\n  scaler list --help shows how it is used.\n",
+        ),
+        (
             ["plan", "nosuch.yaml"],
             "Error: nosuch.yaml: cannot be read: No such file or directory.\n"
             "  scaler submit takes the path of a job file.\n",
