@@ -38,7 +38,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             installs=True,
             next=(
                 BUILD[1],
-                "docker run --rm --volume {name}-runs:{runs} {image}",
+                "docker run --rm --shm-size 1g --volume {name}-runs:{runs} {image}",
             ),
         ),
         "compose": Kind(

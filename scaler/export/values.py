@@ -158,8 +158,13 @@ def _commands(
         "dockerfile": shlex.quote(os.path.join(sources.docker, "Dockerfile")),
         "file": shlex.quote(os.path.join(sources.out, next(iter(KINDS[kind].files)))),
         "folder": sources.folder,
-        "prepare": sources.make_wheel or f"scaler export docker {shlex.quote(sources.folder)}",
+        "prepare": sources.make_wheel or _docker_command(sources.folder, overrides),
     }
+
+
+def _docker_command(folder: str, overrides: Sequence[str]) -> str:
+    """Return the command that writes the image's files; the image depends on the storage, the GPUs and the tracking."""
+    return shlex.join(["scaler", "export", "docker", folder, *(part for each in overrides for part in ("--set", each))])
 
 
 def _nodes(kind: str, job: Job, place: Place) -> dict[str, Any]:

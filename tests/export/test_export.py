@@ -173,6 +173,13 @@ def test_the_report_is_among_the_commands_where_it_can_be_read() -> None:
     assert not [line for line in exported("kuberay").next if "report" in line or not line]
 
 
+def test_the_image_is_made_for_the_job_with_its_changes() -> None:
+    """Without them it would lack the package of the bucket, and a torch for GPUs."""
+    for kind in ("compose", "kuberay", "raycluster"):
+        command = exported(kind, BUCKET, ONE_GPU).next[0]
+        assert command == f"scaler export docker jobs/digits --set {BUCKET} --set {ONE_GPU}"
+
+
 def test_an_image_that_no_registry_has_is_noticed() -> None:
     notice = "The cluster pulls the image digits. Name it in a registry: --image REGISTRY/NAME."
     assert notice in exported("raycluster").notices

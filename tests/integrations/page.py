@@ -1,4 +1,4 @@
-"""The scripts of docs/integrations.md."""
+"""The scripts of the pages about other trainers."""
 
 import re
 from pathlib import Path
@@ -7,12 +7,13 @@ import pytest
 
 import scaler
 
-PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 
 
 def run_script(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a script of the page in ``folder``, and check the report of its run."""
-    found = re.findall(r"```(?:yaml|python)\n# (.+?)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    """Run the script of a trainer's page in ``folder``, and check the report of its run."""
+    page = GUIDES / f"{name.rpartition(' ')[2].lower()}.md"
+    found = re.findall(r"```(?:yaml|python)\n# (.+?)\n(.*?)```", page.read_text(), re.DOTALL)
     texts = dict(found)
     (folder / "job.yaml").write_text(texts["job.yaml"])
     monkeypatch.chdir(folder)

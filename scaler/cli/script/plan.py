@@ -13,9 +13,9 @@ WIDEST = 100  # columns, also in a wider terminal
 _DOCS = {
     "recipe": "docs/recipes.md",
     "loop": "docs/own-loop.md",
-    "accelerate": "docs/integrations.md",
-    "lightning": "docs/integrations.md",
-    "transformers": "docs/integrations.md",
+    "accelerate": "docs/guides/accelerate.md",
+    "lightning": "docs/guides/lightning.md",
+    "transformers": "docs/guides/transformers.md",
 }
 
 
