@@ -16,8 +16,8 @@ HERE = Path(__file__).resolve().parent
 PAGES = HERE.parent / "docs/measured"
 PAGE = """# {title}
 
-From `python benchmarks/write_measured.py {command}`: it runs `benchmarks/{name}.py`, which says what it measures and how, and
-writes here what that prints. A virtual machine of {cores} cores without a GPU, torch {torch}, Ray {ray}.
+From `python benchmarks/write_measured.py {command}`: it runs `benchmarks/{name}.py`, which says what it measures and
+how, and writes here what that prints. A virtual machine of {cores} cores without a GPU, torch {torch}, Ray {ray}.
 
 {output}
 """
