@@ -92,7 +92,8 @@ def _start(files: str, *, verbose: bool) -> None:
     import ray
 
     # Its size is fixed, so there is nothing to scale; the workers' output is only sent to this process if it is shown.
-    parts = start_parameters(no_monitor=True, include_log_monitor=verbose)
+    # With Ray's default port, the agent of another cluster on this machine could not start, and its Ray Jobs with it.
+    parts = start_parameters(no_monitor=True, include_log_monitor=verbose, dashboard_agent_listen_port=0)
     with ThreadPoolExecutor(1) as pool, no_dashboard_process(), parts:
         checked = pool.submit(require_hooks)  # imports Ray Train for a second, while Ray's daemons start
         ray.init(

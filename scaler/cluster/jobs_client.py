@@ -132,6 +132,12 @@ class JobsClient:
             )
         if isinstance(error, ConnectionError | requests.exceptions.RequestException):
             return ConnectionLostError(f"no Ray cluster answers at {self.shown}.", _CHECK)
+        if "No available agent" in text:
+            return ClusterError(
+                f"Ray Jobs at {self.shown} has no agent on the head that could start a run.",
+                "An agent starts within seconds of the cluster. If not, dashboard_agent.log on the head says why: "
+                "often another Ray on that machine has its port 52365 (ray start --dashboard-agent-listen-port=...).",
+            )
         if isinstance(error, RuntimeError | ValueError | KeyError | OSError):
             return ClusterError(f"Ray Jobs at {self.shown} refused the call: {_last(text)}.", _CHECK)
         return error

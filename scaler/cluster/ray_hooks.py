@@ -47,7 +47,7 @@ CALLED = (
     "ScalingConfig.__init__(num_workers, use_gpu, resources_per_worker, placement_strategy, accelerator_type)",
     "RunConfig.__init__(name, storage_path, storage_filesystem, failure_config, callbacks)",
     "FailureConfig.__init__(max_failures)",
-    "RayParams.__init__(setup_worker_path, no_monitor, include_log_monitor)",
+    "RayParams.__init__(setup_worker_path, no_monitor, include_log_monitor, dashboard_agent_listen_port)",
     "start_api_server(include_dashboard, raise_on_failure, host, gcs_address, cluster_id_hex, node_ip_address, "
     "temp_dir, logdir, session_dir)",
     "GlobalState.available_resources_per_node()",

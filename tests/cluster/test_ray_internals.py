@@ -283,3 +283,12 @@ def test_an_embedded_cluster_starts_no_process_that_it_does_not_need() -> None:
     assert any("raylet" in command for command in commands)
     scripts = ("dashboard/dashboard.py", "autoscaler/v2/monitor.py", "_private/monitor.py", "_private/log_monitor.py")
     assert not [command for command in commands if any(script in command for script in scripts)]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_embedded_cluster_leaves_rays_default_ports_to_other_clusters() -> None:
+    """With the default port taken, the agent of another cluster on this machine ended, and it refused all Ray Jobs."""
+    import ray
+
+    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
+    assert node["DashboardAgentListenPort"] != 52365

@@ -199,8 +199,14 @@ class Dashboard(BaseHTTPRequestHandler):
     wanted: "tuple[str, str] | None" = None
     jobs: tuple[dict[str, object], ...] = ()
     log = ""
+    failure = ""  # what it answers to every call, with code 500
 
     def do_GET(self) -> None:
+        if self.failure:
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(self.failure.encode())
+            return
         is_right = self.wanted is None or self.headers.get(self.wanted[0]) == self.wanted[1]
         values: object = list(self.jobs)
         if "version" in self.path:
@@ -390,3 +396,15 @@ def test_the_driver_reads_what_the_ray_job_has_already(folder: Path, tmp_path: P
     assert driver_environment(asked, recipe_folder=folder) == RuntimeEnv(
         env_vars={"HF_TOKEN": "${HF_TOKEN}", "MODE": "fast"}, py_modules=["models", "s3://b/p.zip"]
     )
+
+
+def test_a_head_without_an_agent_is_not_an_address_that_is_wrong(
+    dashboard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = JobsClient(dashboard)
+    monkeypatch.setattr(Dashboard, "failure", "No available agent to submit job, please try again later.")
+    with pytest.raises(ClusterError) as caught:
+        client.call("list_jobs")
+    assert caught.value.problem == f"Ray Jobs at {dashboard} has no agent on the head that could start a run."
+    assert "dashboard_agent.log" in caught.value.remedy
+    assert "52365" in caught.value.remedy

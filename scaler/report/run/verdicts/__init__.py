@@ -133,7 +133,11 @@ FINDERS: Mapping[str, Finder] = {
         )
     ),
     "lr_maybe_too_low": _not_in_range_test(
-        lambda run: lr_maybe_too_low(run.curve, run.jumps) if run.lr_trouble.verdict is None else None
+        lambda run: (
+            lr_maybe_too_low(run.curve, run.jumps)
+            if run.lr_trouble.verdict is None and not run.of_codes("overfitting")  # whose advice is the opposite
+            else None
+        )
     ),
     "batch_beyond_noise_scale": _not_in_range_test(
         lambda run: batch_beyond_noise_scale(run.evidence.attempts, run.evidence.noise, run.evidence.plan.units)
