@@ -38,6 +38,7 @@ test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m pytest -n $(PROCESSES) --ignore tests/cluster --ignore tests/browser
 
 # Each Python has an environment of its own, named after its command: .venv-python3.13. TESTS=tests/plan runs a part.
+# From PyPI, torch is a build for CUDA: an environment with it takes 6 GB.
 OTHER := .venv-$(notdir $(PYTHON))
 TESTS ?=
 
