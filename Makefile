@@ -11,6 +11,7 @@
 # Beside the tests, from minutes to an hour each:
 # make test-ray-next  the tests that need Ray, on the newest Ray that pyproject.toml admits
 # make test-lowest    the tests that need no Ray, with the lowest versions that pyproject.toml admits
+# make test-python    the whole test suite on another Python: make test-python PYTHON=python3.13
 # make soak           many workers killed, and many nodes that join and leave, at random moments
 # make mutants        put known faults into the code, one at a time, and show the test that finds each
 
@@ -19,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RAY_NEXT := .venv-ray-next
 
-.PHONY: demo test test-ray-next test-lowest soak mutants check format docs site wheel dist sbom lock
+.PHONY: demo test test-ray-next test-lowest test-python soak mutants check format docs site wheel dist sbom lock
 
 demo: $(VENV)/installed
 	$(BIN)/scaler submit jobs/digits/job.yaml
@@ -35,6 +36,14 @@ LOWEST := .venv-lowest
 
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m pytest -n $(PROCESSES) --ignore tests/cluster --ignore tests/browser
+
+# Each Python has an environment of its own, named after its command: .venv-python3.13. TESTS=tests/plan runs a part.
+# From PyPI, torch is a build for CUDA: an environment with it takes 6 GB.
+OTHER := .venv-$(notdir $(PYTHON))
+TESTS ?=
+
+test-python: $(OTHER)/installed
+	$(OTHER)/bin/python -m pytest -n $(PROCESSES) $(TESTS)
 
 soak: $(VENV)/installed
 	$(BIN)/python benchmarks/chaos.py
@@ -102,11 +111,11 @@ $(RELEASE)/installed: Makefile
 MUP := mup==1.0.0
 
 # Other builds of torch need packages that the lock does not name, so pip may add to it; it never changes what is in it.
-$(VENV)/installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps $(MUP)
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+$(VENV)/installed $(OTHER)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement requirements.lock
+	$(@D)/bin/pip install --quiet --no-deps $(MUP)
+	$(@D)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(RAY_NEXT)/installed: requirements-ray-next.lock pyproject.toml

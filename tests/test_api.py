@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from inspect import Parameter, signature
+from inspect import Parameter, getdoc, signature
 from pathlib import Path
 from signal import SIGINT, raise_signal
 
@@ -64,7 +64,7 @@ def test_options_are_named_one_by_one_and_documented(name: str) -> None:
     assert first_options.kind is Parameter.KEYWORD_ONLY
     for parameter in signature(function).parameters.values():
         assert parameter.kind is not Parameter.VAR_KEYWORD
-        assert f"\n        {parameter.name}: " in function.__doc__
+        assert f"\n    {parameter.name}: " in str(getdoc(function))  # Python 3.13 has no indentation in __doc__
 
 
 def test_python_m_scaler_is_the_command_line() -> None:
