@@ -9,7 +9,7 @@ from shlex import join
 # that of the environment which Ray made for the job. Without /proc, as on macOS, it is the ``python`` on the PATH.
 _FIND = (
     """python -c 'import importlib.util as u; exit(u.find_spec("ray") is None)' 2>/dev/null && P=python || """
-    r"""P=$(sed -n '\|/ray/_raylet.so$|{s|^[^/]*\(/.*\)/lib[^/]*/python[^/]*/[^/]*/ray/_raylet.so$|\1/bin/python|p;q}' """
+    r"""P=$(sed -n '\|/ray/_raylet.so$|{s|^[^/]*\(/.*\)/lib[^/]*/python[^/]*/[^/]*/ray/.*|\1/bin/python|p;q}' """
     "/proc/$PPID/maps 2>/dev/null); "
     """command -v "$P" >/dev/null || P=$(readlink /proc/$PPID/exe || echo python)"""
 )
