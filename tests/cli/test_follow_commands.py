@@ -249,7 +249,8 @@ def test_logs_of_all_workers_and_of_one(scaler_command: Scaler, logs: Path) -> N
     assert out.splitlines() == ["==> rank 0 <==", "zero a", "zero b", "==> rank 2 <==", red, "==> rank 10 <==", *tens]
     assert len(scaler_command("logs", "last", "--rank", "10").out.splitlines()) == 60
     assert scaler_command("logs", "last", "--rank", "10", "-n", "2").out == "ten 58\nten 59\n"
-    assert scaler_command("logs", "last", "--rank", "3") == (0, "", f"Run {NAME} has printed nothing.\n")
+    events = f"Its events, which say what happened: scaler logs {NAME} --driver"
+    assert scaler_command("logs", "last", "--rank", "3") == (0, "", f"Run {NAME} has printed nothing. {events}\n")
     assert scaler_command("logs", "last", "--rank", "7").err == (
         f"Run {NAME} has no log of rank 7. The ranks with a log: 0, 2, 3, 10.\n"
     )

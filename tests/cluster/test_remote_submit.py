@@ -197,7 +197,14 @@ def test_a_run_outlives_its_client_is_stopped_resumed_elsewhere_and_stopped_by_c
     assert begun.startswith(
         "Not sent to the cluster: data/, runs/. To send runs, write a line !runs into .rayignore.\n"
     )
-    assert f"\nRun mine: sent to the Ray at {address}\nPlan of troubled\n" in begun
+    where = f"--storage {place.storage} --address {address}"
+    assert (
+        f"\nRun mine: sent to the Ray at {address}\n"
+        "The run continues without this terminal; from any other:\n"
+        f"  scaler status mine {where}\n  scaler logs mine -f {where}\n  scaler wait mine {where}\n"
+        "Plan of troubled\n"
+    ) in begun
+    assert f"\nRun mine: started on the Ray at {address}\n" in begun
     client.kill()
     client.communicate()
     remote = RemoteRun(address, "mine")
