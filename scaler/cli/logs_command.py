@@ -129,8 +129,18 @@ def _event_line(line: str) -> str:
         kind = event.pop("kind")
     except (ValueError, AttributeError, KeyError, TypeError, OverflowError, OSError):
         return line  # an incomplete or altered line, as it is
+    _leave_out_defaults(event)
     fields = (f"{name}={_short(value)}" for name, value in event.items() if value not in (None, "", [], {}))
     return "  ".join([at, kind, *fields])
+
+
+def _leave_out_defaults(event: dict[str, Any]) -> None:
+    """Remove what says nothing new: dimensions of one worker, and a number that another field has."""
+    if isinstance(event.get("mesh"), dict):
+        event["mesh"] = {name: workers for name, workers in event["mesh"].items() if workers != 1}
+    for name, same in (("data_parallel_size", "world_size"), ("start_samples", "samples_seen")):
+        if name in event and event[name] == event.get(same):
+            del event[name]
 
 
 def _short(value: Any) -> str:

@@ -454,7 +454,7 @@ def test_init_makes_a_job_that_plan_takes(scaler_command: Scaler, tmp_path: Path
     assert sorted(path.name for path in folder.iterdir()) == ["job.yaml", "recipe.py"]
     code, out, err = scaler_command("plan", folder / "job.yaml")
     assert (code, err) == (0, "")
-    assert out.startswith("Plan of my-model\n")
+    assert out.startswith("Plan of mine\n"), "the folder's name"
     assert "Warning" not in out
 
 
