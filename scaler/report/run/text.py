@@ -160,10 +160,12 @@ def _worker_table(report: Report, *, width: int) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     for row, cells in zip(shown, rows, strict=True):
         table.add_row(*(cells[name] for name in names), style="bold yellow" if row.rank in about else "")
-    notes = [f"{MARK} a verdict above is about this rank"] if about & {row.rank for row in shown} else []
+    notes = []
     if left := len(report.workers) - len(shown):
         more = plural(left, "more worker")
         notes.append(f"and {more}; the table has those with the longest data wait and compute in a step")
+    if about & {row.rank for row in shown}:
+        notes.append(f"{MARK} a verdict above is about this rank")
     return Group(table, *(Text(note, style="dim") for note in notes))
 
 
