@@ -4,6 +4,8 @@
 #   sbatch docker/slurm.sh
 #   squeue --me
 #   scaler report digits-1 --storage jobs/digits/runs
+#
+# At the end:
 #   scancel --name digits
 #
 #SBATCH --job-name=digits

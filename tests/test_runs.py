@@ -19,6 +19,7 @@ from scaler.errors import RunError
 from scaler.metrics.next_attempt import next_attempt
 from scaler.runs import RunFolder, RunState, find_run, list_runs, new_run_id
 from scaler.runs.filesystems import has_folders, reach
+from scaler.runs.find import NO_RUNS
 
 NOON = datetime(2026, 1, 2, 12, 0, 5)
 
@@ -288,9 +289,7 @@ def test_a_run_is_found_by_id_by_path_and_as_the_last(storage: str) -> None:
 def test_a_run_that_is_not_there_is_an_error_that_names_the_newest(storage: str) -> None:
     with pytest.raises(RunError) as caught:
         find_run("nosuch", storage=storage)
-    assert str(caught.value) == (
-        f"there is no run nosuch, neither at this path nor in {storage}.\n  scaler submit JOB makes one."
-    )
+    assert str(caught.value) == (f"there is no run nosuch, neither at this path nor in {storage}.\n  {NO_RUNS}")
     ids = [make_run(storage, second=second).run_id for second in range(4)]
     with pytest.raises(RunError) as caught:
         find_run("nosuch", storage=storage)
@@ -303,7 +302,10 @@ def test_a_run_that_is_not_there_is_an_error_that_names_the_newest(storage: str)
 def test_there_is_no_last_run_without_runs(storage: str) -> None:
     with pytest.raises(RunError) as caught:
         find_run("last", storage=storage)
-    assert str(caught.value) == f"there are no runs in {storage}.\n  scaler submit JOB makes one."
+    assert str(caught.value) == (
+        f"there are no runs in {storage}.\n"
+        "  scaler submit JOB makes one. For a run elsewhere, give its --storage, or its cluster's --address."
+    )
 
 
 def test_a_folder_can_be_sent_to_another_process(folder: RunFolder) -> None:
@@ -648,7 +650,7 @@ def test_a_storage_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(RunError) as caught:
         find_run("last", storage=f"{tmp_path}/runs/below")
-    assert str(caught.value) == f"there are no runs in {tmp_path}/runs/below.\n  scaler submit JOB makes one."
+    assert str(caught.value) == f"there are no runs in {tmp_path}/runs/below.\n  {NO_RUNS}"
 
 
 def test_a_new_run_never_takes_the_folder_of_another(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,7 @@ def locate_run(run: str, *, storage: str, address: str | None) -> "RunFolder | R
         try:
             return find_run(run, storage=storage)
         except RunError:
-            if address is None and run == "last":
-                raise
+            pass  # the cluster may know it
     from scaler.cluster.ray_jobs import RemoteRun
 
     remote = RemoteRun(chosen.value, _newest(chosen.value) if run == "last" else run)
@@ -55,10 +54,19 @@ def readable_run(run: str, *, storage: str, address: str | None) -> RunFolder:
     if isinstance(found, RunFolder):
         return found
     raise RunError(
-        f"run {found.run_id}: its folder {found.folder_uri} cannot be read on this machine.",
+        f"run {found.run_id}: its folder {found.folder_uri} {why_unread(found.folder_uri)}.",
         f"What the driver prints comes over HTTP, with the report at its end: scaler logs {found.run_id} "
         f"--address {quote(found.shown)}",
     )
+
+
+def why_unread(folder_uri: str) -> str:
+    """Return why the folder of a run on a cluster is not read here: it cannot be, or there is none."""
+    try:
+        RunFolder(folder_uri).is_run()
+    except RunError:
+        return "cannot be read on this machine"
+    return "does not exist" if "://" in folder_uri else "does not exist on this machine"
 
 
 def _newest(address: str) -> str:

@@ -3,6 +3,7 @@
 from collections import deque
 
 from scaler.api.callbacks import OnNotice, OnReport
+from scaler.api.find import why_unread
 from scaler.api.submit_remote import KEPT_LINES, readable_folder
 from scaler.cluster.ray_jobs import DriverLog, RemoteRun, end_error
 from scaler.errors import RunError
@@ -31,7 +32,7 @@ def wait_for(remote: RemoteRun, job: Job, *, on_report: OnReport, on_notice: OnN
         raise end_error(remote, end, lines)
     if run is None:
         raise RunError(
-            f"run {remote.run_id} succeeded, and its folder {end.folder_uri} cannot be read on this machine.",
+            f"run {remote.run_id} succeeded, and its folder {end.folder_uri} {why_unread(end.folder_uri)}.",
             f"Its report is in the driver's log: scaler logs {remote.run_id} --address {remote.shown}",
         )
     return run

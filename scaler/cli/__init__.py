@@ -43,8 +43,16 @@ def main() -> None:
     is_handled = ctrl_c is signal.default_int_handler  # else SIGINT is ignored, as in a background job of a shell
     if is_handled:
         signal.signal(signal.SIGINT, ExitAtOnce(INTERRUPTED, b"\nInterrupted.\n"))
-    from scaler.cli.group import run
-    from scaler.cli.streams import exit_code, guard_streams
+    try:
+        from scaler.cli.group import run
+        from scaler.cli.streams import exit_code, guard_streams
+    except ModuleNotFoundError as error:
+        from scaler.cli.missing_package import EXIT_CODE, missing_package_text
+
+        if (text := missing_package_text(error)) is None:
+            raise
+        sys.stderr.write(f"{text}\n")
+        sys.exit(EXIT_CODE)
 
     arguments = sys.argv[1:]
     guard_streams()

@@ -45,8 +45,8 @@ def command(address: str | None, as_json: bool, markdown: bool) -> None:
         }
         click.echo(json.dumps(values, indent=1, allow_nan=False))
     elif markdown:
-        click.echo(env_markdown(machine, cluster, findings))
+        click.echo(env_markdown(machine, cluster, findings, is_reached=unreachable is None))
     else:
-        show(env_text(machine, cluster, findings))
+        show(env_text(machine, cluster, findings, is_reached=unreachable is None))
     if unreachable is not None:
         raise unreachable

@@ -16,30 +16,47 @@ from scaler.report.text.markdown import as_table, as_text
 
 MOST_NODES = 32  # that are shown one by one; --json has all of them
 NOTHING_WRONG = "Nothing is wrong that scaler can see."
+NOT_REACHED = "The cluster was not reached. With this machine, nothing is wrong that scaler can see."
 
 Rows = Sequence[tuple[str, str]]
 
 
-def env_text(machine: Machine, cluster: ClusterView | None, findings: Sequence[Finding]) -> RenderableType:
-    """Return the text for a terminal, the findings first."""
-    parts: list[RenderableType] = [_findings(findings)]
+def env_text(
+    machine: Machine, cluster: ClusterView | None, findings: Sequence[Finding], *, is_reached: bool = True
+) -> RenderableType:
+    """Return the text for a terminal, the findings first.
+
+    Args:
+        machine: this one.
+        cluster: the cluster that was asked for; None: no cluster was asked for, or it was not reached.
+        findings: what is wrong with them.
+        is_reached: whether the cluster was reached, if one was asked for.
+    """
+    parts: list[RenderableType] = [_findings(findings, nothing_wrong(is_reached=is_reached))]
     for title, rows in _sections(machine, cluster):
         parts.append(Group(Text(title, style="bold"), Padding(_grid(rows), (0, 0, 0, 2))))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
 
 
-def env_markdown(machine: Machine, cluster: ClusterView | None, findings: Sequence[Finding]) -> str:
-    """Return a block of Markdown to paste into a bug report."""
+def env_markdown(
+    machine: Machine, cluster: ClusterView | None, findings: Sequence[Finding], *, is_reached: bool = True
+) -> str:
+    """Return a block of Markdown to paste into a bug report; the arguments are those of ``env_text``."""
     parts = []
     for title, rows in _sections(machine, cluster):
         parts.append(as_table([as_text(title), ""], [[as_text(name), as_text(value)] for name, value in rows]))
     found = [f"- {as_text(each.problem)} {as_text(each.consequence)}" for each in findings]
-    return "\n\n".join([*parts, "\n".join(found) or NOTHING_WRONG])
+    return "\n\n".join([*parts, "\n".join(found) or nothing_wrong(is_reached=is_reached)])
 
 
-def _findings(findings: Sequence[Finding]) -> RenderableType:
+def nothing_wrong(*, is_reached: bool) -> str:
+    """Return the sentence in place of findings; of a cluster that was not reached, nothing is known."""
+    return NOTHING_WRONG if is_reached else NOT_REACHED
+
+
+def _findings(findings: Sequence[Finding], nothing: str) -> RenderableType:
     if not findings:
-        return Text(NOTHING_WRONG, style="green")
+        return Text(nothing, style="green" if nothing == NOTHING_WRONG else "bold yellow")
     blocks: list[RenderableType] = []
     for each in findings:
         blocks.append(Text(printable(each.problem), style="bold yellow"))

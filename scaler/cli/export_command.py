@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from scaler.errors import JobFileError
 
 KIND_NAMES = ("docker", "compose", "kuberay", "raycluster", "aws", "gcp", "slurm", "skypilot")
 DEFAULT_FOLDER = "deploy"  # in the job's folder
+_NEW_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}(?![0-9a-f])")  # the end of the id of a new run
 
 
 @click.command("export")
@@ -29,6 +31,7 @@ DEFAULT_FOLDER = "deploy"  # in the job's folder
 )
 @click.option("--instance-type", metavar="TYPE", help="Cloud machine of a node. Default: the smallest that fits.")
 @click.option("--queue", metavar="NAME", help="Kueue's local queue, or Slurm's partition.")
+@click.option("--overwrite", is_flag=True, help="Replace files that have another content, such as edited ones.")
 @click.option("--output", metavar="DIR|-", help="Folder for the files; -: print them. Default: deploy in JOB's folder.")
 def command(
     kind: str,
@@ -41,6 +44,7 @@ def command(
     workers_per_node: int | None,
     instance_type: str | None,
     queue: str | None,
+    overwrite: bool,
     output: str | None,
 ) -> None:
     """Write the files that run a job in containers or on a cluster.
@@ -99,6 +103,9 @@ def command(
     if output == "-":
         click.echo(next(iter(exported.files.values())), nl=False)
     else:
+        files = {**exported.files, **({CONSTRAINTS: constraints()} if KINDS[kind].installs else {})}
+        if not overwrite:
+            _require_not_edited(out, files)
         try:
             out.mkdir(parents=True, exist_ok=True)
             if KINDS[kind].installs:
@@ -107,7 +114,6 @@ def command(
             raise JobFileError(
                 f"{out}: cannot be written: {error.strerror}.", "Give a folder that can be written."
             ) from error
-        files = {**exported.files, **({CONSTRAINTS: constraints()} if KINDS[kind].installs else {})}
         for name, text in files.items():
             write_file(out / name, text)
         for name in exported.files:
@@ -117,6 +123,34 @@ def command(
     click.echo("Next:", err=True)
     for line in exported.next:
         click.echo(f"  {line}", err=True)
+    if exported.end:
+        click.echo(f"At the end:\n  {exported.end}", err=True)
+
+
+def _require_not_edited(out: Path, files: Mapping[str, str]) -> None:
+    """Refuse to replace files that differ from the new ones in more than the time in the id of a new run.
+
+    Raises:
+        JobFileError: names the files.
+    """
+    edited = [name for name, text in files.items() if _is_other(out / name, text)]
+    if edited:
+        raise JobFileError(
+            f"in {out}, files have another content than this export: {', '.join(edited)}.",
+            "--overwrite replaces them; --output DIR writes into another folder.",
+        )
+
+
+def _is_other(path: Path, text: str) -> bool:
+    try:
+        there = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, UnicodeDecodeError):
+        return True
+    if len(set(_NEW_ID.findall(there))) > 1:  # a person has typed another run's id into the file
+        return there != text
+    return _NEW_ID.sub("", there) != _NEW_ID.sub("", text)
 
 
 def _as_typed(kind: str, job_path: Path, overrides: Sequence[str], options: Mapping[str, object]) -> str:

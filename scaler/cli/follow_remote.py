@@ -3,6 +3,7 @@
 import re
 import sys
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -27,6 +28,9 @@ _FIRST_LINE = "Running entrypoint for job "  # Ray writes it before the driver's
 _REPORT_PAGE = "Report: "  # the driver prints this line after the report
 _RESUME = "Continue with: "  # and this one after a stop; the command that it names is for the driver's machine
 
+COMMANDS = ("status {}", "logs {} -f", "wait {}", "stop {}", "report {}")
+AT_START = COMMANDS[:3]  # the others are printed when they are needed
+
 _PROGRESS = re.compile(r" *\d+%  ")
 LOOK_S = 1.0  # from one look at the run's folder to the next
 
@@ -44,7 +48,7 @@ def follow(remote: RemoteRun, job: Job, job_path: Path, *, on_interrupt: str | N
     """
     panel = _Panel(remote, job, quiet=quiet)
     log = DriverLog(remote, panel.say)
-    shown = _Shown(remote.run_id, as_json=as_json, panel=panel)
+    shown = _Shown(remote.run_id, shown_address=remote.shown, as_json=as_json, panel=panel)
     is_stopping = False
     while True:
         try:
@@ -110,9 +114,11 @@ class _Shown:
     its JSON, and ends before the line that names its page.
     """
 
-    def __init__(self, run_id: str, *, as_json: bool, panel: _Panel) -> None:
+    def __init__(self, run_id: str, *, shown_address: str, as_json: bool, panel: _Panel) -> None:
         self._panel = panel
         self._begins = "{" if as_json else f"{run_id}  "
+        self._on_node = f"Run {run_id}: on the Ray at auto"  # what the driver was given; the user gave another address
+        self._started = f"Run {run_id}: started on the Ray at {shown_address}"
         self._has_begun = self._is_report = False
         self.report: list[str] = []
         self.last: deque[str] = deque(maxlen=KEPT_LINES)
@@ -129,7 +135,7 @@ class _Shown:
         elif self._is_report:
             self.report.append(line)
         elif not line.startswith(_RESUME) and not (self._panel.is_shown and _PROGRESS.match(line)):
-            self._panel.say(line)
+            self._panel.say(self._started if line == self._on_node else line)
 
 
 def _end(remote: RemoteRun, job: Job, job_path: Path, shown: _Shown, *, as_json: bool) -> int:
@@ -172,8 +178,7 @@ def _choice(on_interrupt: str | None) -> str:
             return "stop" if answer.startswith("s") else "detach"
 
 
-def commands(remote: RemoteRun, job: Job) -> str:
-    """Return the commands that follow, to be pasted."""
+def commands(remote: RemoteRun, job: Job, which: Sequence[str] = COMMANDS) -> str:
+    """Return the commands that follow, to be pasted; ``which`` has the run's id as ``{}``."""
     where = f"--storage {quote(mask_text(job.storage))} --address {quote(remote.shown)}"
-    commands = ("status {}", "logs {} -f", "wait {}", "stop {}", "report {}")
-    return "\n".join(f"  scaler {command.format(remote.run_id)} {where}" for command in commands)
+    return "\n".join(f"  scaler {command.format(remote.run_id)} {where}" for command in which)

@@ -10,6 +10,7 @@ import click
 
 import scaler
 from scaler.cli import INTERRUPTED, raise_on_ctrl_c
+from scaler.cli.missing_package import EXIT_CODE, missing_package_text
 from scaler.cli.streams import open_streams
 from scaler.errors import ScalerError
 
@@ -136,6 +137,9 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if (text := missing_package_text(error)) is not None:
+            click.echo(text, err=True)
+            return EXIT_CODE
         from scaler.masking import mask_text
         from scaler.report.text.format import printable
 

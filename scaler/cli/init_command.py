@@ -7,7 +7,7 @@ from shlex import quote
 import click
 
 from scaler.cli.paths import UserPath
-from scaler.cli.templates import DEFAULT, TEMPLATES, Template, files_of
+from scaler.cli.templates import DEFAULT, TEMPLATES, Template, files_of, job_name_of
 from scaler.errors import JobFileError
 
 _LIST = "\b\n" + "\n".join(f"{name:<16}{template.is_for}" for name, template in TEMPLATES.items())
@@ -33,7 +33,7 @@ _LIST = "\b\n" + "\n".join(f"{name:<16}{template.is_for}" for name, template in 
 def command(folder: Path | None, name: str | None, script: Path | None) -> None:
     """Make a folder with a job file and its code, ready to run.
 
-    With --from, show what to move from a script of yours into a job file.
+    The job gets the folder's name. With --from, show what to move from a script of yours into a job file.
     """
     if script is not None:
         if folder is not None:
@@ -45,7 +45,7 @@ def command(folder: Path | None, name: str | None, script: Path | None) -> None:
     if folder is None:
         raise click.UsageError("Missing argument 'DIR'.")
     template = TEMPLATES[name or DEFAULT]
-    _write(folder, files_of(name or DEFAULT))
+    _write(folder, files_of(name or DEFAULT, job_name=job_name_of(folder.absolute().name)))
     click.echo(str(folder / "job.yaml"))
     click.echo(_next(folder, template), err=True)
 

@@ -13,7 +13,7 @@ from scaler.errors import RunError
 from scaler.masking import mask_text
 from scaler.report.text.format import printable
 from scaler.runs import RunFolder, RunState, list_runs
-from scaler.runs.find import typed_name
+from scaler.runs.find import NO_RUNS, typed_name
 from scaler.runs.lease import Driver, present_state
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def command(storage: str, address: str | None, as_json: bool) -> None:
         click.echo(json.dumps([_as_json(row) for row in rows], indent=1))
         return
     if not rows:
-        click.echo(printable(f"There are no runs in {mask_text(storage)}."), err=True)
+        click.echo(printable(f"There are no runs in {mask_text(storage)}.\n  {NO_RUNS}"), err=True)
     width = max((len(row.run_id) for row in rows), default=0)
     for row in rows:
         click.echo(printable(f"{row.run_id:{width}}  {_text(row)}"))

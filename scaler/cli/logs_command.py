@@ -90,12 +90,14 @@ def command(
 
 def _show_driver_log(remote: "RemoteRun", *, rank: int | None, driver: bool, follow: bool, lines: int | None) -> None:
     """Print the log of a run's driver, which is all that a cluster gives over HTTP."""
+    from scaler.api.find import why_unread
     from scaler.cli.terminal import err
     from scaler.errors import RunError
     from scaler.report.text.format import printable
 
     if not driver:
-        where = f"its folder {remote.folder_uri} cannot be read on this machine, and has the logs of the workers."
+        uri = remote.folder_uri
+        where = f"its folder {uri}, which has the logs of the workers, {why_unread(uri)}."
         if rank is not None:
             command = f"scaler logs {remote.run_id} --address {quote(remote.shown)}"
             raise RunError(f"run {remote.run_id}: {where}", f"What the driver prints comes over HTTP: {command}")
@@ -127,8 +129,18 @@ def _event_line(line: str) -> str:
         kind = event.pop("kind")
     except (ValueError, AttributeError, KeyError, TypeError, OverflowError, OSError):
         return line  # an incomplete or altered line, as it is
+    _leave_out_defaults(event)
     fields = (f"{name}={_short(value)}" for name, value in event.items() if value not in (None, "", [], {}))
     return "  ".join([at, kind, *fields])
+
+
+def _leave_out_defaults(event: dict[str, Any]) -> None:
+    """Remove what says nothing new: dimensions of one worker, and a number that another field has."""
+    if isinstance(event.get("mesh"), dict):
+        event["mesh"] = {name: workers for name, workers in event["mesh"].items() if workers != 1}
+    for name, same in (("data_parallel_size", "world_size"), ("start_samples", "samples_seen")):
+        if name in event and event[name] == event.get(same):
+            del event[name]
 
 
 def _short(value: Any) -> str:
@@ -147,6 +159,7 @@ def _short(value: Any) -> str:
 
 
 def _why_nothing(folder: "RunFolder", *, rank: int | None, driver: bool) -> str:
+    from scaler.runs.find import typed_name
     from scaler.runs.logs import ranks_with_log
 
     ranks = ranks_with_log(folder)
@@ -156,4 +169,4 @@ def _why_nothing(folder: "RunFolder", *, rank: int | None, driver: bool) -> str:
         return "has no logs of workers: no worker has started, or the run uses no Ray and prints to its own terminal."
     if rank is not None and rank not in ranks:
         return f"has no log of rank {rank}. The ranks with a log: {', '.join(map(str, ranks))}."
-    return "has printed nothing."
+    return f"has printed nothing. Its events, which say what happened: scaler logs {quote(typed_name(folder))} --driver"

@@ -102,9 +102,10 @@ def _show(status: "RunStatus", name: str, *, report: str, resume: str) -> None:
 
 def _show_driver_log(remote: "RemoteRun", folder_uri: str) -> None:
     """Print the last lines of the driver's log, which has the progress and the report."""
+    from scaler.api.find import why_unread
     from scaler.report.text.format import printable
 
-    click.echo(f"\nThe run's folder {folder_uri} cannot be read on this machine. The end of the driver's log:")
+    click.echo(f"\nThe run's folder {folder_uri} {why_unread(folder_uri)}. The end of the driver's log:")
     for line in list(remote.driver_log())[-LOG_LINES:]:
         click.echo(f"  {printable(line)}")
 

@@ -56,7 +56,7 @@ def submit_over_http(
         on_notice=notice,
     )
     notice(f"Run {remote.run_id}: sent to the Ray at {remote.shown}")
-    from scaler.cli.follow_remote import commands, follow
+    from scaler.cli.follow_remote import AT_START, commands, follow
 
     if detach:
         uri = mask_text(inside(job.storage, remote.run_id))
@@ -64,4 +64,5 @@ def submit_over_http(
         click.echo(json.dumps(values, indent=1) if as_json else remote.run_id)
         err().print(commands(remote, job), soft_wrap=True)
         return 0
+    notice(f"The run continues without this terminal; from any other:\n{commands(remote, job, AT_START)}")
     return follow(remote, job, job_path, on_interrupt=on_interrupt, as_json=as_json, quiet=quiet)

@@ -9,7 +9,9 @@ from typing import Any
 
 import scaler
 from scaler.cluster.cluster_view import ClusterView, NodeView
+from scaler.cluster.driver_python import driver_command
 from scaler.cluster.jobs_client import JobsClient
+from scaler.cluster.ray_jobs import printed_error
 from scaler.cluster.versions import Versions
 from scaler.errors import ClusterError
 from scaler.masking import mask_text
@@ -31,7 +33,7 @@ def view_over_http(address: str) -> ClusterView:
     job = client.call(
         "submit_job",
         within_s=None,
-        entrypoint="exec python -m scaler env --address auto --json",
+        entrypoint=driver_command("env", "--address", "auto", "--json"),
         runtime_env={"py_modules": [str(Path(scaler.__file__).parent)]},
         entrypoint_num_cpus=0,
     )
@@ -45,13 +47,26 @@ def view_over_http(address: str) -> ClusterView:
     client.call("delete_job", job)
     found = cluster_in(log)
     if found is None:
-        lines = [line for line in log.splitlines() if line.strip()]
-        last = mask_text(lines[-1].strip()) if lines else "it printed nothing"
-        raise ClusterError(f"the cluster at {client.shown} cannot run scaler env: {last.rstrip('.')}.", _LOOK)
+        raise not_viewed(log, shown=client.shown)
     return found
 
 
 _LOOK = "On a node of the cluster: scaler env --address auto"
+
+
+def not_viewed(log: str, *, shown: str) -> ClusterError:
+    """Return the error of a job that has printed no cluster: the error that it has printed, or its last line.
+
+    Args:
+        log: what the job has printed.
+        shown: address of the cluster, without its password.
+    """
+    lines = [line for line in log.splitlines() if line.strip()]
+    problem, *remedy = printed_error(lines) or (lines[-1:] or ["it printed nothing"])
+    problem = mask_text(problem.strip()).rstrip(".")
+    return ClusterError(
+        f"the cluster at {shown} cannot run scaler env: {problem}.", "\n".join([*map(mask_text, remedy), _LOOK])
+    )
 
 
 def cluster_in(log: str) -> ClusterView | None:

@@ -269,6 +269,22 @@ class DriverLog:
         yield from lines
 
 
+def printed_error(lines: Iterable[str]) -> list[str]:
+    """Return the lines of the last error that scaler has printed among others: its problem, then what to do.
+
+    Example:
+        >>> printed_error(["50%", "Error: no disk is free.", "  Free space.", "", "bye"])
+        ['no disk is free.', 'Free space.']
+    """
+    error: list[str] = []
+    for line in lines:
+        if line.startswith(ERROR):
+            error = [line.removeprefix(ERROR)]
+        elif error and line.startswith("  "):
+            error.append(line[2:])
+    return error
+
+
 def end_error(remote: RemoteRun, end: Submission, lines: Iterable[str]) -> ScalerError:
     """Return the error of a run that has failed on a cluster.
 
@@ -277,18 +293,13 @@ def end_error(remote: RemoteRun, end: Submission, lines: Iterable[str]) -> Scale
         end: its submission, which is over.
         lines: the last lines of the driver's log. They end with the driver's error, if it could print one.
     """
-    error: list[str] = []
-    for line in lines:
-        if line.startswith(ERROR):
-            error = [line.removeprefix(ERROR)]
-        elif error and line.startswith("  "):
-            error.append(line[2:])
-        elif match := _NO_MODULE.match(line):
-            return ClusterError(
-                f"run {remote.run_id}: the Python of the cluster at {remote.shown} has no package {match[1]}.",
-                "Install it there, start the cluster from an image that has it, or list it in runtime_env of the job.",
-            )
-    if error:
+    lines = list(lines)
+    if match := next(filter(None, map(_NO_MODULE.match, lines)), None):
+        return ClusterError(
+            f"run {remote.run_id}: the Python of the cluster at {remote.shown} has no package {match[1]}.",
+            "Install it there, start the cluster from an image that has it, or list it in runtime_env of the job.",
+        )
+    if error := printed_error(lines):
         return _BY_CODE.get(end.exit_code, ClusterError)(error[0], "\n".join(error[1:]))
     reason = next((line for line in reversed(end.message.splitlines()) if line.strip()), "Ray gives no reason")
     return ClusterError(

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from shlex import join
 from typing import Any
 
 import scaler
+from scaler.cluster.driver_python import driver_command
 from scaler.cluster.jobs_client import JobsClient
 from scaler.cluster.ray_jobs import STOP_WAIT_S, RemoteRun
 from scaler.cluster.remote_package import not_sent_text, write_package
@@ -74,8 +74,8 @@ def submit_remote(
         )
     if before:
         submission_id = f"{run_id}.{len(before) + 1}"
-    entrypoint = ["exec", "python", "-m", "scaler", "submit", job_name, "--address", "auto"]
-    entrypoint += ["--run-id", run_id, "--even-if-stopped"]  # a person starts it
+    arguments = ["submit", job_name, "--address", "auto"]
+    arguments += ["--run-id", run_id, "--even-if-stopped"]  # a person starts it
     with tempfile.TemporaryDirectory(prefix="scaler-") as folder:
         package = Path(folder) / "job.zip"
         environment = driver_environment(job.runtime_env, recipe_folder=recipe_folder)
@@ -92,7 +92,7 @@ def submit_remote(
         client.call(
             "submit_job",
             within_s=None,
-            entrypoint=join([*entrypoint, *options]),
+            entrypoint=driver_command(*arguments, *options),
             submission_id=submission_id,
             runtime_env=runtime_env,
             metadata={

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,6 +15,7 @@ from scaler.export.deployment import Place, is_remote
 from scaler.export.kinds import KINDS
 from scaler.export.values import Sources, inside, values_of
 from scaler.job import Job
+from scaler.report.text.format import plural
 
 KUBERNETES = ("kuberay", "raycluster")
 
@@ -24,12 +26,14 @@ class Export:
 
     Args:
         files: name -> text; the first is the one that is used.
-        next: the commands to type, from nothing to clean-up.
+        next: the commands to type, from nothing to the report.
+        end: the command that ends the job and removes what it uses; empty: there is nothing to remove.
         notices: what the files assume, and what is to be filled in; sentences.
     """
 
     files: Mapping[str, str]
     next: Sequence[str]
+    end: str
     notices: Sequence[str]
 
 
@@ -61,22 +65,28 @@ def export_job(
     values = values_of(kind, job, place, sources, overrides=overrides, workers=workers)
     commands = [sources.make_wheel] if sources.make_wheel and KINDS[kind].installs else []
     commands += filter(None, (line.format_map(values) for line in KINDS[kind].next))
-    values["header"] = "\n".join([f"# Written by: {as_typed}", "#", *(f"#   {line}" for line in commands)])
+    end = KINDS[kind].end.format_map(values)
+    last = ["#", "# At the end:", f"#   {end}"] if end else []
+    values["header"] = "\n".join([f"# Written by: {as_typed}", "#", *(f"#   {line}" for line in commands), *last])
     if kind == "docker":
         values |= _in_build(sources, values)
     if kind in KUBERNETES:
         values["cluster_spec"] = _text("raycluster_spec.yaml.j2", values).rstrip()
     files = {name: _text(template, values) for name, template in KINDS[kind].files.items()}
-    return Export(files=files, next=commands, notices=_notices(kind, job, place, values, "".join(files.values())))
+    notices = _notices(kind, job, place, values, "".join(files.values()))
+    return Export(files=files, next=commands, end=end, notices=notices)
 
 
 def _in_build(sources: Sources, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the paths of the Dockerfile, which are relative to the folder that ``docker build`` sends."""
-    folder = inside(sources, sources.folder)
+    needed = [inside(sources, path) for path in (sources.constraints, sources.wheel)]
+    folder, out = inside(sources, sources.folder), inside(sources, sources.out)
+    is_in_job = out not in (folder, ".") and (folder == "." or out.startswith(f"{folder}/"))
     return {
         "constraints": inside(sources, sources.constraints),
         "job_folder": folder,
         "left_out": [os.path.normpath(os.path.join(folder, path)) for path in values["runs_below"]],
+        "files_left_out": [f"{out}/*", *(f"!{path}" for path in needed)] if is_in_job else [],
         "requirements": sources.requirements and inside(sources, sources.requirements),
         "wheel": inside(sources, sources.wheel),
     }
@@ -101,8 +111,11 @@ def _notices(kind: str, job: Job, place: Place, values: Mapping[str, Any], text:
         notices.append(
             f"The runs are kept in {values['storage']}, which must be in a file system that all nodes share."
         )
+    if kind == "slurm":
+        notices += _slurm_notices(job, values)
     if not isinstance(job.resources.gpus_per_worker, float) and not values["nodes"].gpus:
-        notices.append("The nodes have no GPU; --set resources.gpus_per_worker=1 gives one to each worker.")
+        asks = "The image gets a torch for CPUs" if kind == "docker" else "The file asks for no GPU"
+        notices.append(f"{asks}; --set resources.gpus_per_worker=1 gives one GPU to each worker.")
     if kind == "compose" and values["nodes"].gpus:
         notices.append("All workers run in one container, which has all GPUs that they need.")
     if kind == "skypilot" and is_elastic:
@@ -111,6 +124,18 @@ def _notices(kind: str, job: Job, place: Place, values: Mapping[str, Any], text:
     if fields:
         notices.append(f"To fill in before use: {', '.join(fields)}.")
     return notices
+
+
+def _slurm_notices(job: Job, values: Mapping[str, Any]) -> list[str]:
+    nodes, most = values["nodes"], job.scale.max_workers
+    count = plural(nodes.max, "node") if nodes.min == nodes.max else f"{nodes.min} to {nodes.max} nodes"
+    each = ceil(most / nodes.max)
+    return [
+        f"The file asks for {count} with {plural(each, 'worker')} on each; --workers-per-node N puts N on a node.",
+        "Its time limit is 24 h: change --time in the file to what the partition allows.",
+        f"It uses the Python in {values['bin']} and the job in {values['folder']}: export it where the nodes' file "
+        "systems are, such as on the login node.",
+    ]
 
 
 def _text(template: str, values: Mapping[str, Any]) -> str:

@@ -17,18 +17,20 @@ class Kind:
         storage: where a job can keep its runs if its storage is a folder. ``volume``: the files have a volume that all
             containers mount; ``shared``: the machines share file systems; ``uri``: only in a storage with a URI.
         installs: whether the files install scaler, from its wheel.
-        next: the commands to type, from nothing to clean-up, with values in ``{}``. Empty ones are left out.
+        next: the commands to type, from nothing to the report, with values in ``{}``. Empty ones are left out.
+        end: the command that ends the job and removes what it uses, to be typed when nothing is needed any more.
     """
 
     files: Mapping[str, str]
     storage: Storage
     installs: bool = False
     next: tuple[str, ...]
+    end: str = ""
 
 
 BUILD = ("{prepare}", "docker build --file {dockerfile} --tag {image} {context}")
 PUSH = (*BUILD, "docker push {image}")
-LAUNCH = ("ray up --yes {file}", "ray exec {file} {command_quoted}", "{report}", "ray down --yes {file}")
+LAUNCH = ("ray up --yes {file}", "ray exec {file} {command_quoted}", "{report}")
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -49,8 +51,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "docker compose --file {file} up --detach",
                 "docker compose --file {file} run --rm submit",
                 "{report}",
-                "docker compose --file {file} down",
             ),
+            end="docker compose --file {file} down",
         ),
         "kuberay": Kind(
             files={"rayjob.yaml": "rayjob.yaml.j2"},
@@ -60,8 +62,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "kubectl apply --filename {file}",
                 "kubectl logs --follow job/{object}",
                 "{report}",
-                "kubectl delete rayjob {object}",
             ),
+            end="kubectl delete rayjob {object}",
         ),
         "raycluster": Kind(
             files={"raycluster.yaml": "raycluster.yaml.j2"},
@@ -71,31 +73,35 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "kubectl apply --filename {file}",
                 "kubectl exec --stdin --tty service/{object}-head-svc -- {command_line}",
                 "{report}",
-                "kubectl delete raycluster {object}",
             ),
+            end="kubectl delete raycluster {object}",
         ),
         "aws": Kind(
             files={"aws.yaml": "aws.yaml.j2"},
             storage="uri",
             installs=True,
             next=LAUNCH,
+            end="ray down --yes {file}",
         ),
         "gcp": Kind(
             files={"gcp.yaml": "gcp.yaml.j2"},
             storage="uri",
             installs=True,
             next=LAUNCH,
+            end="ray down --yes {file}",
         ),
         "slurm": Kind(
             files={"slurm.sh": "slurm.sh.j2"},
             storage="shared",
-            next=("sbatch {file}", "squeue --me", "{report}", "scancel --name {name}"),
+            next=("sbatch {file}", "squeue --me", "{report}"),
+            end="scancel --name {name}",
         ),
         "skypilot": Kind(
             files={"skypilot.yaml": "skypilot.yaml.j2"},
             storage="uri",
             installs=True,
-            next=("sky jobs launch --yes {file}", "sky jobs queue", "{report}", "sky jobs cancel --yes --name {name}"),
+            next=("sky jobs launch --yes {file}", "sky jobs queue", "{report}"),
+            end="sky jobs cancel --yes --name {name}",
         ),
     }
 )

@@ -13,6 +13,7 @@ from scaler.runs.folder import RunFolder
 from scaler.runs.parsing import parse_json
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+NO_RUNS = "scaler submit JOB makes one. For a run elsewhere, give its --storage, or its cluster's --address."
 MOST_CHARACTERS = 200  # of a run id; a name in a folder may have 255, and Ray adds to the id
 
 
@@ -28,7 +29,7 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
     if run == "last":
         found = list_runs(storage)
         if not found:
-            raise RunError(f"there are no runs in {shown}.", "scaler submit JOB makes one.")
+            raise RunError(f"there are no runs in {shown}.", NO_RUNS)
         return found[-1]
     uris = [run] if run.strip() else []
     if _RUN_ID.fullmatch(run):
@@ -41,7 +42,7 @@ def find_run(run: str, *, storage: str = "runs") -> RunFolder:
     named = mask_text(run if re.fullmatch(r"[\w./:@%+=~,*-]+", run, re.ASCII) else repr(run))
     raise RunError(
         f"there is no run {named}, neither at this path nor in {shown}.",
-        f"The newest there: {', '.join(reversed(near))}." if near else "scaler submit JOB makes one.",
+        f"The newest there: {', '.join(reversed(near))}." if near else NO_RUNS,
     )
 
 

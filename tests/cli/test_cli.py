@@ -24,6 +24,7 @@ from scaler.core.rules import RULES
 from scaler.job import Job, load_job, parse_job
 from scaler.plan import make_plan
 from scaler.runs import RunFolder, RunState, find_run, list_runs
+from scaler.runs.find import NO_RUNS
 
 Golden = Callable[[str, str], None]
 
@@ -176,7 +177,7 @@ def test_a_run_that_is_not_there_exits_5(scaler_command: Scaler, tmp_path: Path)
     assert scaler_command("report", "nosuchrun", "--storage", tmp_path) == (
         5,
         "",
-        f"Error: there is no run nosuchrun, neither at this path nor in {tmp_path}.\n  scaler submit JOB makes one.\n",
+        f"Error: there is no run nosuchrun, neither at this path nor in {tmp_path}.\n  {NO_RUNS}\n",
     )
 
 
@@ -222,7 +223,7 @@ def test_a_tilde_that_the_shell_does_not_replace_is_the_home_folder(
     assert scaler_command("init", "~/mine").code == 0
     assert scaler_command("plan", "~/mine", "--html=~/plan.html") == (0, "", "")
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "plan.html"}
-    assert scaler_command("list", "--storage=~/runs") == (0, "", "There are no runs in ~/runs.\n")
+    assert scaler_command("list", "--storage=~/runs") == (0, "", f"There are no runs in ~/runs.\n  {NO_RUNS}\n")
     assert scaler_command("plan", "~nosuchuser/job.yaml") == (
         2,
         "",
@@ -453,7 +454,7 @@ def test_init_makes_a_job_that_plan_takes(scaler_command: Scaler, tmp_path: Path
     assert sorted(path.name for path in folder.iterdir()) == ["job.yaml", "recipe.py"]
     code, out, err = scaler_command("plan", folder / "job.yaml")
     assert (code, err) == (0, "")
-    assert out.startswith("Plan of my-model\n")
+    assert out.startswith("Plan of mine\n"), "the folder's name"
     assert "Warning" not in out
 
 
@@ -504,7 +505,7 @@ def made_run(storage: Path, job: Job, *, state: str = "succeeded") -> RunFolder:
 
 
 def test_runs_are_listed(scaler_command: Scaler, tmp_path: Path, digits: Callable[..., Job]) -> None:
-    assert scaler_command("list", "--storage", tmp_path) == (0, "", f"There are no runs in {tmp_path}.\n")
+    assert scaler_command("list", "--storage", tmp_path) == (0, "", f"There are no runs in {tmp_path}.\n  {NO_RUNS}\n")
     folder = made_run(tmp_path, digits())
     assert scaler_command("list", "--storage", tmp_path) == (0, f"{folder.run_id}  succeeded\n", "")
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from scaler.cli.env_text import NOTHING_WRONG, env_markdown, env_text
+from scaler.cli.env_text import NOT_REACHED, NOTHING_WRONG, env_markdown, env_text
 from scaler.cluster.cluster_view import ClusterView, NodeView
-from scaler.cluster.cluster_view_http import cluster_in
+from scaler.cluster.cluster_view_http import cluster_in, not_viewed
 from scaler.cluster.findings import TESTED_TORCH, Finding, findings_of
 from scaler.cluster.machine import Machine, this_machine, variables_that_matter
 from scaler.cluster.versions import Versions
@@ -169,6 +169,8 @@ def test_a_cluster_that_cannot_be_reached_is_exit_code_3_and_the_machine_is_show
     code, out, err = scaler_command("env", "--address", "127.0.0.1:1")
     assert code == 3
     assert "This machine: " in out
+    assert NOTHING_WRONG not in out
+    assert env_markdown(MACHINE, None, [], is_reached=False).endswith(NOT_REACHED)
     assert err.startswith("Error: no Ray cluster at 127.0.0.1:1: Connection refused.\n")
 
 
@@ -186,3 +188,16 @@ def test_a_cluster_over_http_is_read_from_what_a_job_there_printed() -> None:
     assert cluster_in(f"INFO: {{\nRunning entrypoint for job a: scaler env --json\n{printed}\nbye\n") == CLUSTER
     assert cluster_in("ModuleNotFoundError: No module named 'pydantic'\n") is None
     assert cluster_in('{\n "cluster": null\n}\n') is None
+
+
+def test_why_a_cluster_cannot_be_seen_over_http_is_what_the_job_there_printed() -> None:
+    printed = "Running entrypoint for job a: P\nError: the Python at /p has no package rich.\n  Install it there.\n"
+    assert str(not_viewed(printed, shown="http://h:1")) == (
+        "the cluster at http://h:1 cannot run scaler env: the Python at /p has no package rich.\n"
+        "  Install it there.\n"
+        "  On a node of the cluster: scaler env --address auto"
+    )
+    assert not_viewed("a\nsh: 1: python: not found\n\n", shown="h").problem == (
+        "the cluster at h cannot run scaler env: sh: 1: python: not found."
+    )
+    assert not_viewed("", shown="h").problem == "the cluster at h cannot run scaler env: it printed nothing."

@@ -1,6 +1,7 @@
 """``scaler export``: what it writes and prints."""
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def test_files_are_written_next_to_the_job_with_the_commands_that_follow(
         "  docker compose --file 'my job/deploy/compose.yaml' up --detach\n"
         "  docker compose --file 'my job/deploy/compose.yaml' run --rm submit\n"
         "  docker compose --file 'my job/deploy/compose.yaml' cp head:/home/scaler/runs .\n"
+        "At the end:\n"
         "  docker compose --file 'my job/deploy/compose.yaml' down\n"
     )
     text = (job_folder / "deploy" / "compose.yaml").read_text()
@@ -62,6 +64,9 @@ def test_an_image_has_its_wheel_and_versions_beside_it(scaler_command: Scaler, j
     assert any(line.startswith("ray==") for line in lines)
     assert not any("+" in line or line.startswith("scaler==") for line in lines)
     dockerfile = (job_folder / "deploy" / "Dockerfile").read_text()
+    ignored = (job_folder / "deploy" / "Dockerfile.dockerignore").read_text()
+    wheel = f"!deploy/scaler-{__version__}-py3-none-any.whl"
+    assert ignored.endswith(f"\ndeploy/*\n!deploy/constraints.txt\n{wheel}\n"), "the build needs these two only"
     for bound in ("deploy/constraints.txt", f"deploy/scaler-{__version__}-py3-none-any.whl", "requirements.txt"):
         assert f"--mount=type=bind,source={bound}," in dockerfile
         assert (job_folder / bound).exists()
@@ -82,8 +87,45 @@ def test_a_run_id_is_new_each_time_and_typed_again_gives_the_same_file(scaler_co
 def test_slurm_has_absolute_paths(scaler_command: Scaler, job_folder: Path) -> None:
     _, out, err = scaler_command("export", "slurm", "my job", "--output", "-")
     assert f"\ncd '{job_folder}'\n" in out
-    kept = f"The runs are kept in {job_folder}/runs, which must be in a file system that all nodes share.\nNext:\n"
-    assert err.startswith(kept)
+    assert err.startswith(
+        f"The runs are kept in {job_folder}/runs, which must be in a file system that all nodes share.\n"
+        "The file asks for 2 nodes with 1 worker on each; --workers-per-node N puts N on a node.\n"
+        "Its time limit is 24 h: change --time in the file to what the partition allows.\n"
+        f"It uses the Python in {Path(sys.executable).parent} and the job in {job_folder}: export it where the nodes' "
+        "file systems are, such as on the login node.\n"
+        "Next:\n"
+    )
+    assert err.endswith("At the end:\n  scancel --name digits\n")
+
+
+def test_edited_files_are_replaced_only_with_overwrite(scaler_command: Scaler, job_folder: Path) -> None:
+    assert scaler_command("export", "docker", "my job").code == 0
+    assert scaler_command("export", "docker", "my job").code == 0, "the same files again"
+    assert scaler_command("export", "kuberay", "my job").code == 0
+    written = job_folder / "deploy" / "rayjob.yaml"
+    first = written.read_text()
+    assert scaler_command("export", "kuberay", "my job").code == 0, "only the id of the new run differs"
+    assert written.read_text() != first
+    ids = NEW_ID.findall(written.read_text())
+    resumed = written.read_text().replace(f'jobId: "{ids[0]}"', 'jobId: "digits-20200101-000000-abcd"')
+    for edited in (f"{first}# mine\n", resumed):
+        written.write_text(edited)
+        assert scaler_command("export", "kuberay", "my job") == (
+            2,
+            "",
+            "Error: in my job/deploy, files have another content than this export: rayjob.yaml.\n"
+            "  --overwrite replaces them; --output DIR writes into another folder.\n",
+        )
+        assert written.read_text() == edited
+    assert scaler_command("export", "kuberay", "my job", "--output", "other").code == 0
+    assert scaler_command("export", "kuberay", "my job", "--overwrite").code == 0
+    assert "# mine" not in written.read_text()
+    for name in ("Dockerfile", "constraints.txt"):
+        (job_folder / "deploy" / name).write_text("mine\n")
+    _, _, err = scaler_command("export", "docker", "my job")
+    assert err.startswith(
+        "Error: in my job/deploy, files have another content than this export: Dockerfile, constraints"
+    )
 
 
 @pytest.mark.parametrize(

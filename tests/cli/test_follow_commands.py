@@ -14,6 +14,7 @@ from run_folders import write_run
 from synthetic import SyntheticRun
 from test_run_control import AT_WORK
 
+from scaler.cli.logs_command import _event_line
 from scaler.cluster.progress import MOST_WORKERS
 from scaler.cluster.progress_file import progress_dict
 from scaler.cluster.ray_jobs import Submission
@@ -249,7 +250,8 @@ def test_logs_of_all_workers_and_of_one(scaler_command: Scaler, logs: Path) -> N
     assert out.splitlines() == ["==> rank 0 <==", "zero a", "zero b", "==> rank 2 <==", red, "==> rank 10 <==", *tens]
     assert len(scaler_command("logs", "last", "--rank", "10").out.splitlines()) == 60
     assert scaler_command("logs", "last", "--rank", "10", "-n", "2").out == "ten 58\nten 59\n"
-    assert scaler_command("logs", "last", "--rank", "3") == (0, "", f"Run {NAME} has printed nothing.\n")
+    events = f"Its events, which say what happened: scaler logs {NAME} --driver"
+    assert scaler_command("logs", "last", "--rank", "3") == (0, "", f"Run {NAME} has printed nothing. {events}\n")
     assert scaler_command("logs", "last", "--rank", "7").err == (
         f"Run {NAME} has no log of rank 7. The ranks with a log: 0, 2, 3, 10.\n"
     )
@@ -277,6 +279,10 @@ def test_the_log_of_the_driver_is_the_events(scaler_command: Scaler, made: RunFo
     out = scaler_command("logs", "last", "--driver").out
     lines = out.splitlines()
     assert any(line.split("  ")[1] == "attempt_started" and "world_size=2" in line for line in lines)
+    dimensions = {"replicate": 2, "shard": 1, "tensor": 1}
+    start = {"kind": "attempt_started", "time": 0.0, "samples_seen": 64, "start_samples": 64, "mesh": dimensions}
+    line = _event_line(json.dumps({**start, "world_size": 2, "data_parallel_size": 2}))
+    assert line == "1970-01-01 00:00:00  attempt_started  samples_seen=64  mesh={replicate: 2}  world_size=2"
     assert scaler_command("logs", "last").err == (
         f"Run {NAME} has no logs of workers: no worker has started, or the run uses no Ray and prints to its own "
         "terminal.\n"

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from in_process import Scaler
 
 import scaler
-from scaler.cli.templates import TEMPLATES, files_of
+from scaler.cli.templates import TEMPLATES, files_of, job_name_of
+from scaler.job import load_job
 
 ROOT = Path(__file__).parents[2]
 Golden = Callable[[str, str], None]
@@ -27,13 +29,24 @@ def test_a_template_is_written_and_what_comes_next_is_shown(scaler_command: Scal
     assert [line.split("  ")[1] for line in lines[1:]] == [
         typed.replace("JOB", "mine/job.yaml").replace("SCRIPT", "mine/train.py") for typed in TEMPLATES[name].next
     ]
-    files = files_of(name)
+    files = files_of(name, job_name="mine")
     assert {path.name: path.read_text() for path in Path("mine").iterdir()} == files
+    assert yaml.safe_load(Path("mine/job.yaml").read_text())["name"] == "mine"
     assert next(iter(files)) == "job.yaml"
 
 
 def test_a_folder_with_a_blank_is_quoted(scaler_command: Scaler) -> None:
     assert scaler_command("init", "my job").err.splitlines()[2].split("  ")[1] == "scaler submit 'my job/job.yaml'"
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("digits mine", "digits-mine"), ("2026", "2026"), ("yes", "yes"), ("-é-a.", "a"), ("x" * 90, "x" * 50)],
+)
+def test_a_job_has_its_folders_name(scaler_command: Scaler, folder: str, name: str) -> None:
+    assert scaler_command("init", "--", f"deep/{folder}").code == 0
+    assert load_job(Path("deep") / folder / "job.yaml").name == name
+    assert job_name_of("...") is None
 
 
 @pytest.mark.parametrize("name", ["lightning", "transformers"])

@@ -22,6 +22,7 @@ from scaler.cluster.progress_file import read_progress
 from scaler.metrics.events import Resumed
 from scaler.metrics.reader import read_events, read_records
 from scaler.runs import RunFolder, list_runs
+from scaler.runs.find import NO_RUNS
 from scaler.runs.lease import FILE
 from scaler.training.checkpoints.files import complete_checkpoints
 from scaler.training.checkpoints.state import load_checkpoint
@@ -740,7 +741,7 @@ def test_a_run_that_is_not_there_exits_5(scaler_command: Scaler) -> None:
     assert scaler_command("resume", "nosuch") == (
         5,
         "",
-        "Error: there is no run nosuch, neither at this path nor in runs.\n  scaler submit JOB makes one.\n",
+        f"Error: there is no run nosuch, neither at this path nor in runs.\n  {NO_RUNS}\n",
     )
 
 

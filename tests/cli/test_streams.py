@@ -12,6 +12,7 @@ import pytest
 from scaler.cli import run
 from scaler.cli.streams import GuardedFile
 from scaler.runs import RunState, list_runs
+from scaler.runs.find import NO_RUNS
 
 RECIPE = """
 import sys, torch, scaler
@@ -98,7 +99,7 @@ def test_a_result_that_cannot_be_written_is_an_error(shell: Shell, command: str)
 @pytest.mark.parametrize("where", ["| head -c 1 >/dev/null", ">&-", "2>&-", "| true"])
 def test_a_reader_that_stops_reading_is_no_error(shell: Shell, command: str, where: str) -> None:
     done = shell(f"{COMMAND} {command} {where}")
-    assert (done.returncode, done.stderr.removeprefix("There are no runs in runs.\n")) == (0, "")
+    assert (done.returncode, done.stderr.removeprefix(f"There are no runs in runs.\n  {NO_RUNS}\n")) == (0, "")
 
 
 def test_a_refusal_keeps_its_exit_code_without_a_stderr(shell: Shell) -> None:

@@ -276,24 +276,27 @@ def test_where_the_folder_cannot_be_read_every_printed_command_works(
     code, lines, _ = shown("status", "a", "--address", dashboard)
     assert (code, lines[0].split("  ")[:2]) == (0, ["a", "running"])
     assert commands(lines).keys() == {"Follow", "Logs", "Stop"}
-    assert "The run's folder /nowhere/our runs/a cannot be read on this machine. The end of the driver's log:" in lines
+    assert "The run's folder /nowhere/our runs/a does not exist on this machine. The end of the driver's log:" in lines
     logs = commands(lines)["Logs"]
     logs.remove("-f")  # it would follow the run
     assert shown(*logs) == (
         0,
         ["10%  loss 2", "b  stopped"],
-        "Run a: its folder /nowhere/our runs/a cannot be read on this machine, and has the logs of the workers. This "
-        "is what the driver prints.\n",
+        "Run a: its folder /nowhere/our runs/a, which has the logs of the workers, does not exist on this machine. "
+        "This is what the driver prints.\n",
     )
     code, lines, _ = shown("status", "b", "--address", dashboard)
     assert commands(lines) == {
         "Report": ["logs", "b", "--address", dashboard],
         "Continue": ["submit", "JOB", "--run-id", "b", "--address", dashboard, "--set", "storage=/nowhere/our runs"],
     }
+    with monkeypatch.context() as variables:
+        variables.setenv("RAY_API_SERVER_ADDRESS", dashboard)
+        assert shown("status", "last")[1] == lines, "the newest run of the cluster, where the storage has none"
     assert shown("report", "b", "--address", dashboard) == (
         5,
         [],
-        "Error: run b: its folder /nowhere/our runs/b cannot be read on this machine.\n  What the driver prints comes "
+        "Error: run b: its folder /nowhere/our runs/b does not exist on this machine.\n  What the driver prints comes "
         f"over HTTP, with the report at its end: scaler logs b --address {dashboard}\n",
     )
     code, _, err = shown("logs", "b", "--rank", "1", "--address", dashboard)

@@ -50,8 +50,14 @@ def outside() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A head of its own, as ``ray start`` starts it, with its files in a folder of its own."""
+    """A head of its own, as ``ray start`` starts it, with its files in a folder of its own.
+
+    The ``python`` on its PATH is another one than Ray's, and has no packages.
+    """
     files = Path(f"/tmp/scaler-head-{os.getpid()}")  # short, because of the paths of Ray's sockets
+    bare = tmp_path_factory.mktemp("bin")
+    (bare / "python").symlink_to(Path(sys.executable).resolve())
+    path = [str(bare), *(each for each in os.environ["PATH"].split(":") if Path(each) != BIN)]
     port = free_port()
     ports = [
         *("--port=0", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"),
@@ -60,7 +66,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = ["--num-cpus=2", "--disable-usage-stats", "--include-dashboard=true", f"--temp-dir={files}"]
     head = subprocess.Popen(
         [str(BIN / "ray"), "start", "--head", "--block", *options, *ports],
-        env={**outside(), "RAY_TMPDIR": str(files), "PATH": f"{BIN}:{os.environ['PATH']}"},
+        env={**outside(), "RAY_TMPDIR": str(files), "PATH": ":".join(path)},
         cwd="/",
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -191,7 +197,14 @@ def test_a_run_outlives_its_client_is_stopped_resumed_elsewhere_and_stopped_by_c
     assert begun.startswith(
         "Not sent to the cluster: data/, runs/. To send runs, write a line !runs into .rayignore.\n"
     )
-    assert f"\nRun mine: sent to the Ray at {address}\nPlan of troubled\n" in begun
+    where = f"--storage {place.storage} --address {address}"
+    assert (
+        f"\nRun mine: sent to the Ray at {address}\n"
+        "The run continues without this terminal; from any other:\n"
+        f"  scaler status mine {where}\n  scaler logs mine -f {where}\n  scaler wait mine {where}\n"
+        "Plan of troubled\n"
+    ) in begun
+    assert f"\nRun mine: started on the Ray at {address}\n" in begun
     client.kill()
     client.communicate()
     remote = RemoteRun(address, "mine")
@@ -286,8 +299,8 @@ def test_the_report_comes_from_the_drivers_log_where_the_folder_cannot_be_read(
     with urllib.request.urlopen(f"{address}/api/jobs/unseen.2") as reply:
         job = json.loads(reply.read())
     assert job["metadata"].keys() >= {"run", "folder", "owner", "scaler"}
-    assert job["entrypoint"] == (
-        "exec python -m scaler submit job.yaml --address auto --run-id unseen --even-if-stopped --json --quiet"
+    assert job["entrypoint"].endswith(
+        '; exec "$P" -m scaler submit job.yaml --address auto --run-id unseen --even-if-stopped --json --quiet'
     )
     with pytest.raises(RunError, match="does not know run other"):
         RemoteRun(address, "other").state()

@@ -46,7 +46,7 @@ def test_the_wheel_runs_a_job_that_it_made(installed: Path, tmp_path: Path) -> N
     assert run(installed, "scaler", "init", "demo", folder=tmp_path) == "demo/job.yaml\n"
     report = run(installed, "scaler", "submit", "demo/job.yaml", folder=tmp_path)
     assert "succeeded" in report.splitlines()[0]
-    assert list((tmp_path / "runs").glob("my-model-*/report.html"))
+    assert list((tmp_path / "runs").glob("demo-*/report.html"))
 
 
 def test_the_wheel_exports_files(installed: Path, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_every_extra_that_a_job_may_need_is_in_pyproject() -> None:
 def test_gpus_that_depend_on_the_cluster_are_none_or_asked_for() -> None:
     export = exported("kuberay", "resources.gpus_per_worker=auto")
     assert "nvidia.com/gpu: " not in export.files["rayjob.yaml"]
-    assert "The nodes have no GPU; --set resources.gpus_per_worker=1 gives one to each worker." in export.notices
+    assert "The file asks for no GPU; --set resources.gpus_per_worker=1 gives one GPU to each worker." in export.notices
     typed = exported("kuberay", "resources.gpus_per_worker=auto", "resources.accelerator_type=A100")
     assert 'nvidia.com/gpu: "1"' in typed.files["rayjob.yaml"]
     assert "To fill in before use: FILL-IN-PRODUCT-OF-A100." in typed.notices
@@ -156,7 +156,7 @@ def test_gpus_that_depend_on_the_cluster_are_none_or_asked_for() -> None:
 def test_every_command_starts_or_resumes_the_same_run_with_the_same_changes() -> None:
     for kind in KINDS:
         export = exported(kind, BUCKET, "train.epochs=3", workers=3)
-        text = "\n".join([*export.files.values(), *export.next]).replace('", "', " ")
+        text = "\n".join([*export.files.values(), *export.next, export.end]).replace('", "', " ")
         assert "scaler submit" in text, kind
         assert "--run-id digits-1 --workers 3 --set storage=s3://bucket/runs --set train.epochs=3" in text, kind
 

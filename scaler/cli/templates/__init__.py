@@ -3,12 +3,18 @@
 The files end in ``.txt``, so that nothing takes them for modules of scaler.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
+import yaml
+
 DEFAULT = "classifier"
 SUFFIX = ".txt"
+JOB_FILE = "job.yaml"
+MOST_CHARACTERS = 50  # of a job's name that is a folder's
+_NAME = re.compile(r"^name: (\S+ *)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +72,29 @@ TEMPLATES: Mapping[str, Template] = {
 }
 
 
-def files_of(name: str) -> dict[str, str]:
-    """Return the files of a template: their names and texts, ``job.yaml`` first."""
+def files_of(name: str, *, job_name: str | None = None) -> dict[str, str]:
+    """Return the files of a template: their names and texts, ``job.yaml`` first.
+
+    Args:
+        name: of the template.
+        job_name: name of the job; None: the template's own.
+    """
     folder = files("scaler.cli.templates") / name
     names = sorted(each.name for each in folder.iterdir() if each.name.endswith(SUFFIX))
-    return {each.removesuffix(SUFFIX): (folder / each).read_text(encoding="utf-8") for each in names}
+    texts = {each.removesuffix(SUFFIX): (folder / each).read_text(encoding="utf-8") for each in names}
+    if job_name is not None:
+        texts[JOB_FILE] = _NAME.sub(lambda line: f"name: {job_name:<{len(line[1])}}", texts[JOB_FILE], count=1)
+    return texts
+
+
+def job_name_of(folder: str) -> str | None:
+    """Return the name of a job in a folder: the folder's name, made valid; None: nothing valid is left of it.
+
+    Example:
+        >>> job_name_of("digits mine"), job_name_of("2026"), job_name_of("...")
+        ('digits-mine', "'2026'", None)
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder)[:MOST_CHARACTERS].strip("-.")
+    if not name:
+        return None
+    return name if yaml.safe_load(name) == name else f"'{name}'"  # YAML reads 2026 and true as other things than texts

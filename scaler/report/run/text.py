@@ -160,11 +160,13 @@ def _worker_table(report: Report, *, width: int) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     for row, cells in zip(shown, rows, strict=True):
         table.add_row(*(cells[name] for name in names), style="bold yellow" if row.rank in about else "")
-    left = len(report.workers) - len(shown)
-    if not left:
-        return table
-    rest = f"and {plural(left, 'more worker')}; the table has those with the longest data wait and compute in a step"
-    return Group(table, Text(rest, style="dim"))
+    notes = []
+    if left := len(report.workers) - len(shown):
+        more = plural(left, "more worker")
+        notes.append(f"and {more}; the table has those with the longest data wait and compute in a step")
+    if about & {row.rank for row in shown}:
+        notes.append(f"{MARK} a verdict above is about this rank")
+    return Group(table, *(Text(note, style="dim") for note in notes))
 
 
 def _worker_cells(row: WorkerRow, unit: str, *, is_marked: bool) -> tuple[str, ...]:
