@@ -227,6 +227,33 @@ def test_an_interrupted_experiment_continues_where_it_stopped(folder: Path) -> N
     assert len(list_runs(str(folder / "slow"))) == 4
 
 
+def test_a_dry_run_says_what_to_do_about_more_workers_than_cpus(
+    folder: Path, scaler_command: Scaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("scaler.experiment.dry_run.local_cpus", lambda: 2.0)
+    monkeypatch.setattr("scaler.cluster.capacity.local_cpus", lambda: 2.0)
+    options = ["--set", "resources.cpus_per_worker=1", "--set", "scale.grad_accum_steps=1", "--seeds", "3"]
+    options += ["--metric", "accuracy", "--margin", "0.05"]
+    code, out, err = scaler_command("experiment", "run", "job.yaml", "--weak", "1,8", "--dry-run", *options)
+    assert (code, err) == (0, "")
+    assert (
+        "Cannot run\n"
+        "workers 8: 8 workers need 8 CPU, and this machine has 2 CPU.\n"
+        "\n"
+        "What can be done\n"
+        "Their quality needs no workers: one worker with the same global batch gives the same training.\n"
+        "  scaler experiment run job.yaml --batches 10,800 \\\n"
+        "    --set resources.cpus_per_worker=1 \\\n"
+        "    --set scale.num_workers=1 \\\n"
+        "    --set scale.grad_accum_steps=null --seeds 3 --metric accuracy --margin 0.05\n"
+        "To run them here, let workers share CPUs: --set resources.cpus_per_worker=0.25. Their speed then\n"
+        "tells nothing about a larger machine.\n"
+        "Their speed needs a machine or a cluster with a CPU for each worker: --address auto, on a node of a\n"
+        "cluster.\n"
+    ) in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [

@@ -146,6 +146,13 @@ def test_a_dry_run_adds_the_times_of_its_cells(made: Scaler, tmp_path: Path) -> 
     assert ", at a cost of " in lines[-1]
     refused = lines.index("Cannot run")
     assert lines[refused + 1].startswith("batch 1024, workers 999, rule linear: 999 workers need 999 CPU, and this")
+    ways = out[out.index("What can be done\n") :]
+    assert "one worker with the same global batch gives the same training.\n" in ways
+    assert (
+        "  scaler experiment run job.yaml --batches 16,1024 \\\n    --set scale.per_worker_batch_size=4096 \\\n" in ways
+    )
+    assert "    --set scale.num_workers=1 --seeds 2 --metric NAME --margin X\n" in ways
+    assert "--address auto" in ways
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "matrix": {"scale.num_workers": [1, 2]}}))
     last = made("experiment", "run", "study.yaml", "--dry-run", *options).out.splitlines()[-1]
     assert last.endswith("The time is not known: no finished run shows it with 1 worker.")
