@@ -87,8 +87,9 @@ def _remedies(matrix: Matrix, refused: Sequence[Cell]) -> Sequence[str]:
     ]
     share = floor(100 * cpus / max(plan.world_size for _, plan in large)) / 100
     shared = f"To run them here, let workers share CPUs: --set resources.cpus_per_worker={share:g}. Their speed then "
+    command = " ".join(alone).replace(" --set ", BREAK)
     return (
-        f"Their quality needs no workers: one worker with the same global batch gives the same training.\n  {' '.join(alone).replace(' --set ', BREAK)}",
+        f"Their quality needs no workers: one worker with the same global batch gives the same training.\n  {command}",
         *([f"{shared}tells nothing about a larger machine."] if share else []),
         "Their speed needs a machine or a cluster with a CPU for each worker: --address auto, on a node of a cluster.",
     )
