@@ -174,7 +174,7 @@ def test_the_report_status_and_list_of_an_experiment(
     assert json.loads(scaler_command("experiment", "report", "study", "--json").out)["answer"] == answer
     assert scaler_command("experiment", "report", "study.yaml", "--markdown").out.startswith("# study\n\n")
     page = folder / "page.html"
-    assert scaler_command("experiment", "report", "study", "--html", page) == (0, "", "")
+    assert scaler_command("experiment", "report", "study", "--html", page) == (0, "", f"Written: {page}\n")
     assert page.read_text().count("<h2") >= 4
     made = folder / "runs/experiments/study"
     assert sorted(path.name for path in made.iterdir()) == [
@@ -214,8 +214,9 @@ def test_an_interrupted_experiment_continues_where_it_stopped(folder: Path) -> N
             break
     time.sleep(1.0)  # into the next cell
     process.send_signal(signal.SIGINT)
-    process.communicate()
+    _, rest = process.communicate()
     assert process.returncode == 130
+    assert rest.endswith("1 of 4 cells is done; the same command continues.\nInterrupted.\n")
     stopped = [run for run in list_runs(str(folder / "slow")) if run.state().value == "stopped"]
     assert len(stopped) == 1
     again = command(folder, "run", "slow.yaml", "--json")

@@ -83,19 +83,33 @@ def test_plans_have_a_column_of_times(made: Scaler) -> None:
 
 
 def test_the_page_shows_the_same(made: Scaler, tmp_path: Path) -> None:
-    assert made("plan", "job.yaml", *BATCH, "--html", "plan.html") == (0, "", "")
+    assert made("plan", "job.yaml", *BATCH, "--html", "plan.html") == (0, "", "Written: plan.html\n")
     page = (tmp_path / "plan.html").read_text()
     assert "From finished runs" in page
     assert "26.4 s to 31.9 s; from 2 runs with 2 workers at batch 1,024" in page
 
 
-def test_an_unknown_number_of_workers_says_what_to_run(made: Scaler) -> None:
-    out = made("plan", "job.yaml", *BATCH, "--workers", "4").out
-    text = " ".join(" ".join(rows(out)[:2]).split())
+def test_an_unknown_number_of_workers_says_what_to_run(made: Scaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler.experiment.estimate.local_cpus", lambda: 4.0)
+    options = [*BATCH, "--set", "train.epochs=3"]
+    out = made("plan", "job.yaml", *options, "--workers", "4").out
+    text = " ".join(" ".join(rows(out)[:4]).split())
     assert text.startswith(
         "time unknown not known with 4 workers: finished runs have 2; a short run shows it: "
-        "scaler submit job.yaml --workers 4 --set train.epochs=1"
+        f"scaler submit job.yaml --workers 4 {' '.join(BATCH)} --set train.epochs=1"
     )
+
+
+def test_no_short_run_is_proposed_that_this_machine_cannot_run(made: Scaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler.experiment.estimate.local_cpus", lambda: 2.0)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    options = [*BATCH, "--set", "resources.cpus_per_worker=1", "--workers", "4"]
+    out = " ".join(made("plan", "job.yaml", *options).out.split())
+    assert "time unknown not known with 4 workers: finished runs have 2 " in out
+    assert "a short run" not in out
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert "a short run shows it: " in " ".join(made("plan", "job.yaml", *options).out.split())
 
 
 @pytest.mark.parametrize("width", [60, 100])
