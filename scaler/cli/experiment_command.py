@@ -104,7 +104,7 @@ def run_command(
             report = run_experiment(matrix, address=address, retry=retry, verbose=verbose, watcher=progress.watcher)
     except KeyboardInterrupt:
         _say_how_far(matrix)
-        raise
+        raise click.Abort from None
     _print(report, as_json=as_json)
     name = quote(report.experiment_id)
     if matrix.base.storage != "runs":
@@ -185,6 +185,7 @@ def _say_how_far(matrix: "Matrix") -> None:
     from scaler.report.text.format import plural
     from scaler.runs import RunState
 
+    click.echo(err=True)  # below the terminal's ^C
     with suppress(ScalerError):
         status = experiment_status(ExperimentFolder.of(matrix.experiment.name, storage=matrix.base.storage))
         done = sum(status.states.get(state, 0) for state in (RunState.SUCCEEDED.value, LEFT))

@@ -55,7 +55,7 @@ def test_no_cell_starts_once_the_runs_have_cost_the_budget(
     assert len(ran) == started
 
 
-def test_what_is_waited_for_before_a_cell_is_said(
+def test_what_is_waited_for_before_a_cell_is_reported(
     folder: ExperimentFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Eight workers may take minutes to start, and no line of progress comes before the first cell."""
