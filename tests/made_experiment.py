@@ -26,6 +26,7 @@ def made_cell(
     reaches: float = 10_000.0,
     speed: float = 100.0,
     state: str = "succeeded",
+    num_samples: int = 100_000,
 ) -> CellInput:
     """Return a cell whose metric rises in a straight line, and is ``accuracy`` at the end of 20,000 samples."""
     batch = overrides.get("scale.global_batch_size", 16)
@@ -33,6 +34,7 @@ def made_cell(
         **sound.plan,
         "world_size": overrides.get("scale.num_workers", 1),
         "global_batch_size": batch,
+        "num_samples": num_samples,
         "rule": overrides.get("scale.rule", "linear"),
         "base_lr": overrides.get("reference.lr", 0.01),
         "peak_lr": overrides.get("reference.lr", 0.01) * batch / 16,

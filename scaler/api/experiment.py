@@ -17,6 +17,8 @@ from scaler.experiment.run import Watcher, find_work, run_cells
 from scaler.experiment.search import run_trials, search_spec
 from scaler.report.experiment.model import ExperimentReport
 
+STORAGE = "runs"  # the default of a job
+
 
 def plan_experiment(
     experiment: str | os.PathLike[str] | ExperimentFile,
@@ -159,12 +161,21 @@ def find_experiment(name: str, *, storage: str) -> ExperimentFolder:
         name, storage = experiment.name, located.job.storage
     folder = ExperimentFolder.of(name, storage=storage)
     if not folder.is_experiment():
-        names = ", ".join(each.run_id for each in list_experiments(storage))
-        raise RunError(
-            f"there is no experiment {name} in {storage}.",
-            f"There are: {names}." if names else "scaler experiment run FILE makes one.",
-        )
+        raise RunError(f"there is no experiment {name} in {storage}.", _remedy(name, storage))
     return folder
+
+
+def _remedy(name: str, storage: str) -> str:
+    """Return what to type for an experiment that a storage does not have."""
+    names = ", ".join(each.run_id for each in list_experiments(storage))
+    if names:
+        return f"There are: {names}."
+    relative = "A relative storage is relative to the current folder, not to the job file"
+    if storage != STORAGE and ExperimentFolder.of(name, storage=STORAGE).is_experiment():
+        return f"{relative}. The current folder has it: --storage {STORAGE}"
+    if "://" not in storage and not os.path.isabs(storage):
+        return f"{relative}: this is {os.path.abspath(storage)}. scaler experiment run FILE makes an experiment."
+    return "scaler experiment run FILE makes one."
 
 
 def write_experiment(folder: ExperimentFolder, report: ExperimentReport) -> None:

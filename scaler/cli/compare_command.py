@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from scaler.cli.options import storage_option, write_file
+from scaler.cli.options import storage_option, write_page
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
 
@@ -29,7 +29,7 @@ def command(runs: tuple[str, ...], storage: str, as_json: bool, as_markdown: boo
     if html_path is not None:
         from scaler.report.compare.html import render_comparison_html
 
-        write_file(html_path, render_comparison_html(comparison))
+        write_page(html_path, render_comparison_html(comparison))
     if as_json:
         click.echo(json.dumps(comparison.to_dict(), indent=1, allow_nan=False))
     elif as_markdown:

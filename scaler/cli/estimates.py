@@ -9,7 +9,7 @@ from scaler.report.plan.estimate import PlanEstimate
 
 
 def estimate_plans(
-    plans: Sequence[Plan], job: Job, *, source: str, asked: bool | None
+    plans: Sequence[Plan], job: Job, *, source: str, overrides: Sequence[str] = (), asked: bool | None
 ) -> Sequence[PlanEstimate | None]:
     """Return what is known of each plan.
 
@@ -17,6 +17,7 @@ def estimate_plans(
         plans: of the job, with any number of workers and any rule.
         job: gives the storage and the price.
         source: the job file.
+        overrides: ``key.key=value`` texts that a person typed.
         asked: read the storage; False: do not; None: only a local folder, because another may take seconds to answer.
 
     Raises:
@@ -29,7 +30,7 @@ def estimate_plans(
 
     try:
         known = Knowledge.of(job)
-        return [known.estimate(plan, job=job, source=source) for plan in plans]
+        return [known.estimate(plan, job=job, source=source, overrides=overrides) for plan in plans]
     except RunError:
         if asked:
             raise

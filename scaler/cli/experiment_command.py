@@ -1,16 +1,17 @@
 """``scaler experiment``."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
 
-from scaler.cli.options import numbers, overrides_option, storage_option, write_file
+from scaler.cli.options import numbers, overrides_option, storage_option, write_page
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import err, show
-from scaler.errors import JobFileError
+from scaler.errors import JobFileError, ScalerError
 
 if TYPE_CHECKING:
     from scaler.experiment.matrix import Matrix
@@ -98,8 +99,12 @@ def run_command(
     shown: ExperimentProgress | SearchProgress = ExperimentProgress(matrix, quiet=quiet)
     if matrix.experiment.search is not None:
         shown = SearchProgress(matrix, search_spec(matrix), quiet=quiet)
-    with shown as progress:
-        report = run_experiment(matrix, address=address, retry=retry, verbose=verbose, watcher=progress.watcher)
+    try:
+        with shown as progress:
+            report = run_experiment(matrix, address=address, retry=retry, verbose=verbose, watcher=progress.watcher)
+    except KeyboardInterrupt:
+        _say_how_far(matrix)
+        raise click.Abort from None
     _print(report, as_json=as_json)
     name = quote(report.experiment_id)
     if matrix.base.storage != "runs":
@@ -122,7 +127,7 @@ def report_command(name: str, storage: str, as_json: bool, as_markdown: bool, ht
     if html_path is not None:
         from scaler.report.experiment.html import render_experiment_html
 
-        write_file(html_path, render_experiment_html(report))
+        write_page(html_path, render_experiment_html(report))
     if as_markdown:
         from scaler.report.experiment.text import experiment_markdown
 
@@ -170,6 +175,25 @@ def list_command(storage: str, as_json: bool) -> None:
         click.echo(status_line(status))
     if not found:
         click.echo(printable(f"There are no experiments in {mask_text(storage)}."), err=True)
+
+
+def _say_how_far(matrix: "Matrix") -> None:
+    """Say how much of an interrupted experiment is done, and how it continues; nothing if it had not begun."""
+    from scaler.experiment.folder import ExperimentFolder
+    from scaler.experiment.status import experiment_status
+    from scaler.report.experiment.progress import LEFT
+    from scaler.report.text.format import plural
+    from scaler.runs import RunState
+
+    click.echo(err=True)  # below the terminal's ^C
+    with suppress(ScalerError):
+        status = experiment_status(ExperimentFolder.of(matrix.experiment.name, storage=matrix.base.storage))
+        done = sum(status.states.get(state, 0) for state in (RunState.SUCCEEDED.value, LEFT))
+        what = "cell" if matrix.experiment.search is None else "trial"
+        line = (
+            f"{done:,} of {plural(status.cells, what)} {'is' if done == 1 else 'are'} done; the same command continues."
+        )
+        err().print(line, soft_wrap=True)
 
 
 def _print(report: "ExperimentReport", *, as_json: bool) -> None:

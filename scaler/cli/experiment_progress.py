@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from scaler.cli.live import Live
+from scaler.cli.slow import Slow
 from scaler.cli.terminal import err
 from scaler.errors import ScalerError
 from scaler.experiment.matrix import Cell, Matrix
@@ -29,10 +30,15 @@ class ExperimentProgress:
         self._matrix, self._quiet = matrix, quiet
         self._console = err()
         self._cell = ExitStack()
+        self._wait = ExitStack()  # what is shown before a cell starts
         self._live: Live | None = None
         self._begun, self._place, self._number = False, 0, 0
         self.watcher = Watcher(
-            on_start=self._on_start, on_progress=self._on_progress, on_end=self._on_end, on_notice=self._say
+            on_wait=self._on_wait,
+            on_start=self._on_start,
+            on_progress=self._on_progress,
+            on_end=self._on_end,
+            on_notice=self._say,
         )
 
     def __enter__(self) -> Self:
@@ -41,9 +47,16 @@ class ExperimentProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._wait.close()
         self._cell.close()
 
+    def _on_wait(self, text: str) -> None:
+        self._wait.close()
+        if not self._quiet:
+            self._wait.enter_context(Slow(text, console=self._console))
+
     def _on_start(self, cell: Cell, place: int, number: int) -> None:
+        self._wait.close()
         if not self._begun:
             rest = len(self._matrix.cells) - number
             kept = f"; {rest:,} of {len(self._matrix.cells):,} need no run" if rest else ""

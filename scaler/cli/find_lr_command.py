@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from scaler.cli.options import address_option, job_options, where_it_runs, workers_option, write_file
+from scaler.cli.options import address_option, job_options, where_it_runs, workers_option, write_page
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
 
@@ -73,4 +73,4 @@ def command(
     if html_path is not None:
         from scaler.report.find_lr.html import render_range_html
 
-        write_file(html_path, render_range_html(found))
+        write_page(html_path, render_range_html(found))

@@ -108,3 +108,16 @@ def write_file(path: Path, text: str) -> None:
         raise JobFileError(
             f"{path}: cannot be written: {error.strerror}.", "Give a file in a folder that exists."
         ) from error
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write the page that ``--html`` names, and say so on stderr.
+
+    Raises:
+        JobFileError: it cannot be written.
+    """
+    from scaler.cli.terminal import err
+    from scaler.report.text.format import printable
+
+    write_file(path, text)
+    err().print(printable(f"Written: {path}"), soft_wrap=True)

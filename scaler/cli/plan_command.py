@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from scaler.cli.estimates import estimate_plans
-from scaler.cli.options import job_options, numbers, write_file
+from scaler.cli.options import job_options, numbers, write_page
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import show
 from scaler.core.nearest import did_you_mean
@@ -53,11 +53,11 @@ def command(
     rules = _rules(rule) if rule is not None else [None]
     outcomes, job = _outcomes(job_path, overrides, sizes=sizes, rules=rules)
     plans = [outcome for outcome in outcomes if isinstance(outcome, Plan)]
-    estimates = estimate_plans(plans, job, source=str(job_path), asked=estimate)
+    estimates = estimate_plans(plans, job, source=str(job_path), overrides=overrides, asked=estimate)
     if html_path is not None:
         from scaler.report.plan.html import render_plan_html
 
-        write_file(html_path, render_plan_html(outcomes, job=job, estimates=estimates))
+        write_page(html_path, render_plan_html(outcomes, job=job, estimates=estimates))
     if as_json:
         click.echo(json.dumps(_as_json(outcomes, estimates), indent=1, allow_nan=False))
     elif html_path is None:

@@ -13,7 +13,7 @@ from scaler.cli.options import (
     storage_option,
     where_it_runs,
     workers_option,
-    write_file,
+    write_page,
 )
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import err, show
@@ -141,7 +141,7 @@ def command(
     if html_path is not None:
         from scaler.report.probe.html import render_probe_html
 
-        write_file(html_path, render_probe_html(found))
+        write_page(html_path, render_probe_html(found))
 
 
 def _shares(text: str | None) -> list[float] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from scaler.cli.options import cluster_option, run_argument, storage_option, write_file
+from scaler.cli.options import cluster_option, run_argument, storage_option, write_file, write_page
 from scaler.cli.paths import UserPath
 from scaler.cli.terminal import err, show
 
@@ -44,7 +44,8 @@ def command(
     if html_path is not None:
         from scaler.report.run.html import render_html
 
-        write_file(html_path, render_html(report))
+        write = write_file if in_browser else write_page  # what opens the page names it, too
+        write(html_path, render_html(report))
     if in_browser and html_path is not None:
         _open(html_path.resolve())
     if as_json:

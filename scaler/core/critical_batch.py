@@ -202,11 +202,12 @@ def _refusal(critical: Estimate, batches: Sequence[int]) -> tuple[str | None, tu
     is_open_below = critical.low is None or critical.low < smallest / BEYOND
     if is_open_above and is_open_below:
         middle = round(math.sqrt(smallest * largest))
-        return "The runs vary too much to tell B_crit.", (*_smaller(smallest), middle, 4 * largest)
+        return "The runs vary too much to tell the critical batch size.", (*_smaller(smallest), middle, 4 * largest)
     if is_open_above:
-        return f"Batches up to {largest} need too few more samples to tell B_crit.", (4 * largest, 16 * largest)
+        reason = f"Batches up to {largest:,} need too few more samples to tell the critical batch size."
+        return reason, (4 * largest, 16 * largest)
     if is_open_below:
-        return f"B_crit is below the measured batches, from {smallest}.", _smaller(smallest)
+        return f"The critical batch size is below the measured batches, from {smallest:,}.", _smaller(smallest)
     return None, ()
 
 

@@ -1,17 +1,25 @@
 """What an experiment would run: every plan, what has run already, and how long the rest takes."""
 
 from collections.abc import Callable, Sequence
+from math import floor
+from shlex import quote
 
+from scaler.cluster.capacity import local_cpus
 from scaler.core.intervals import Estimate
 from scaler.experiment.estimate import Knowledge, total
 from scaler.experiment.known_runs import work_text
 from scaler.experiment.matrix import Cell, Matrix
 from scaler.experiment.run import find_work
 from scaler.job import Job, dump_job
+from scaler.job.mesh import workers_step
 from scaler.plan import Plan
 from scaler.report.experiment.labels import label
 from scaler.report.experiment.progress import DryRun, PlannedCell
 from scaler.report.plan.estimate import PlanEstimate
+
+ONE_WORKER = ("scale.num_workers", "scale.grad_accum_steps")  # keys that the command for one worker sets
+
+BREAK = " \\\n    --set "  # in a command to paste
 
 Estimator = Callable[[Plan, Job], PlanEstimate | None]
 
@@ -40,6 +48,50 @@ def dry_run(matrix: Matrix, *, retry: bool = False) -> DryRun:
         time_s=_sum([cell.time_s for cell in waiting]),
         cost=_sum([cell.cost for cell in waiting]),
         unknown=sorted({cell.world_size for cell in waiting if cell.time_s is None and cell.world_size is not None}),
+        remedies=_remedies(matrix, [cell for cell, row in zip(matrix.cells, work.rows, strict=True) if row.problem]),
+    )
+
+
+def _remedies(matrix: Matrix, refused: Sequence[Cell]) -> Sequence[str]:
+    """Return what to do about cells with more workers than this machine has CPUs for; nothing: there are none.
+
+    A job with a mesh or with GPUs gets no such advice: one worker may not hold its model.
+    """
+    cpus = local_cpus()
+    large = [
+        (cell.job, cell.plan)
+        for cell in refused
+        if cell.job is not None
+        and cell.plan is not None
+        and cell.job.resources.gpus_per_worker in (0, "auto")
+        and workers_step(cell.job) == 1
+        and cell.plan.world_size * cell.job.resources.cpus_per_worker > cpus
+    ]
+    if not large:
+        return ()
+    tuned = matrix.base.reference.global_batch_size
+    batches = [tuned, *sorted({plan.units.size(plan.global_batch_size) for _, plan in large} - {tuned})]
+    experiment, compare = matrix.experiment, matrix.experiment.compare
+    options = [
+        *(text for text in matrix.overrides if text.partition("=")[0] not in ONE_WORKER),
+        "scale.num_workers=1",
+        *(["scale.grad_accum_steps=null"] if any(job.scale.grad_accum_steps is not None for job, _ in large) else []),
+    ]
+    alone = [
+        f"scaler experiment run {quote(matrix.job_path)} --batches {','.join(map(str, batches))}",
+        *(f"--set {quote(text)}" for text in options),
+        f"--seeds {len(experiment.seeds)}",
+        f"--metric {compare.metric} --margin {compare.margin:g}"
+        if compare is not None and compare.margin is not None
+        else "--metric NAME --margin X",
+    ]
+    share = floor(100 * cpus / max(plan.world_size for _, plan in large)) / 100
+    shared = f"To run them here, let workers share CPUs: --set resources.cpus_per_worker={share:g}. Their speed then "
+    command = " ".join(alone).replace(" --set ", BREAK)
+    return (
+        f"Their quality needs no workers: one worker with the same global batch gives the same training.\n  {command}",
+        *([f"{shared}tells nothing about a larger machine."] if share else []),
+        "Their speed needs a machine or a cluster with a CPU for each worker: --address auto, on a node of a cluster.",
     )
 
 

@@ -8,6 +8,8 @@ from itertools import pairwise
 from shlex import quote
 from typing import Any
 
+from scaler.cluster.address import choose_address
+from scaler.cluster.capacity import local_cpus
 from scaler.core.intervals import Estimate
 from scaler.core.scaling_fits import predict_step_time
 from scaler.core.scaling_laws import LAWS
@@ -31,6 +33,7 @@ from scaler.report.text.format import plural
 LEVEL = 0.9  # of the interval of a law's prediction
 BEYOND = 2.0  # a law is not used for more than so many times the workers that were run
 LAW_OF = {"strong": LAWS["strong", "amdahl"], "weak": LAWS["weak", "gustafson"]}
+LENGTHS = ("train.epochs", "train.steps", "train.samples", "train.tokens")  # keys that a short run replaces
 SHOWN_RUNS = 8  # ids that are named
 BETWEEN_S = 1.0  # from one cell's last step to the next one's first
 
@@ -64,13 +67,16 @@ class Knowledge:
         runs = planned_runs(job, storage=storage)
         return cls(runs, list_experiments(storage) if runs else (), job)
 
-    def estimate(self, plan: Plan, *, job: Job, source: str, in_experiment: bool = False) -> PlanEstimate | None:
+    def estimate(
+        self, plan: Plan, *, job: Job, source: str, overrides: Sequence[str] = (), in_experiment: bool = False
+    ) -> PlanEstimate | None:
         """Return what is known of a plan; None: nothing.
 
         Args:
             plan: of the job.
             job: of the plan; gives the price.
             source: the job file, for what to run.
+            overrides: ``key.key=value`` texts that a person typed, for what to run.
             in_experiment: whether the plan is that of a cell, whose workers are there already.
         """
         if not self._runs:
@@ -97,7 +103,7 @@ class Knowledge:
             cost=_times(time, plan.world_size * price / 3600) if time is not None and price is not None else None,
             basis=basis,
             runs=tuple(run.plan.folder.run_id for run in used[:SHOWN_RUNS]),
-            next="" if train is not None else _short_run(plan, source),
+            next="" if train is not None else _short_run(plan, job, source, overrides),
             risks=tuple(risks),
         )
 
@@ -233,8 +239,14 @@ def _around(batches: Sequence[int], batch: int) -> Sequence[int]:
     return [below[-1], above[0]] if below and above else (below[-2:] or above[:2])
 
 
-def _short_run(plan: Plan, source: str) -> str:
-    return f"scaler submit {quote(source)} --workers {plan.world_size} --set train.epochs=1"
+def _short_run(plan: Plan, job: Job, source: str, overrides: Sequence[str]) -> str:
+    """Return the command of a run of one epoch; empty: this machine has too few CPUs, and no cluster is named."""
+    is_local = choose_address(None).value is None
+    if is_local and plan.world_size * job.resources.cpus_per_worker > local_cpus():
+        return ""
+    kept = [text for text in overrides if text.partition("=")[0] not in LENGTHS]
+    settings = "".join(f" --set {quote(text)}" for text in (*kept, "train.epochs=1"))
+    return f"scaler submit {quote(source)} --workers {plan.world_size}{settings}"
 
 
 def _range(values: Sequence[float]) -> Estimate:

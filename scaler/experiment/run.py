@@ -20,6 +20,7 @@ from scaler.experiment.search import cost_of, require_price
 from scaler.metrics.events import AttemptStarted, Evaluated, Event, LeaveRequested, of_type
 from scaler.metrics.reader import read_events
 from scaler.report.experiment.cells import TRAIN_LOSS
+from scaler.report.text.format import plural
 from scaler.runs import RunFolder, RunState
 
 
@@ -28,6 +29,7 @@ class Watcher:
     """What a caller hears of an experiment that runs.
 
     Args:
+        on_wait: called with what the experiment does before it can start the next cell, such as ``starting 8 workers``.
         on_start: called with a cell, its place among the cells that run, and their number, before it starts.
         on_progress: called with the progress of the cell that runs, a few times a second.
         on_end: called with a cell and its run, or with the error that ended it.
@@ -35,6 +37,7 @@ class Watcher:
         on_trial: called with what a trial of a search has done, every second or so.
     """
 
+    on_wait: Callable[[str], None] = lambda text: None
     on_start: Callable[[Cell, int, int], None] = lambda cell, place, number: None
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_end: Callable[[Cell, RunFolder | None, ScalerError | None], None] = lambda cell, folder, error: None
@@ -153,11 +156,14 @@ def run_cells(
         return
     jobs = [cell.job for cell in cells if cell.job is not None]
     most = max(jobs, key=lambda job: (not can_fork(job), job.scale.max_workers))  # its cluster suits all
+    watcher.on_wait("starting an embedded Ray" if address is None else f"connecting to the Ray at {address}")
     with connect(
         most, recipe_folder=matrix.recipe_folder, address=address, verbose=verbose, on_notice=watcher.on_notice
     ) as connection:
         for _, group in groupby(cells, key=worker_group):
             members = list(group)
+            assert members[0].plan is not None
+            watcher.on_wait(f"starting {plural(members[0].plan.world_size, 'worker')}")
             with _with_group(connection, members, is_embedded=address is None) as shared:
                 for cell in members:
                     if until is not None and monotonic() > until:

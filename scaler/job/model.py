@@ -253,7 +253,8 @@ class Job(Section):
     storage: str = Field(
         "runs",
         min_length=1,
-        description="Where run folders are created: a folder, or a URI such as s3://bucket/prefix.",
+        description="Where run folders are created: a folder, or a URI such as s3://bucket/prefix. A relative folder "
+        "is relative to the current folder, not to this file.",
     )
 
     @model_validator(mode="after")

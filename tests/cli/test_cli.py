@@ -299,12 +299,12 @@ def test_a_job_that_is_wrong_whatever_the_rule_is_an_error(scaler_command: Scale
     assert outcome.code == 2
 
 
-def test_the_page_of_plans_is_written_and_nothing_is_printed(scaler_command: Scaler, tmp_path: Path) -> None:
+def test_the_page_of_plans_is_written_and_named(scaler_command: Scaler, tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
-    assert scaler_command("plan", JOB, "--html", page) == (0, "", "")
+    assert scaler_command("plan", JOB, "--html", page) == (0, "", f"Written: {page}\n")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     code, out, err = scaler_command("plan", JOB, "--html", page, "--json", "--rule", "linear,power")
-    assert (code, err, len(json.loads(out)["plans"])) == (0, "", 1)
+    assert (code, err, len(json.loads(out)["plans"])) == (0, f"Written: {page}\n", 1)
     assert "Give exponent: lr_ratio" in page.read_text(encoding="utf-8")
 
 
@@ -621,7 +621,7 @@ def test_a_run_from_end_to_end(scaler_command: Scaler, tmp_path: Path) -> None:
     markdown = scaler_command("report", folder.uri, "--markdown")
     assert (markdown.code, markdown.out.encode()) == (0, folder.read("report.md"))
     page = tmp_path / "page.html"
-    assert scaler_command("report", folder.uri, "--html", page) == (0, "", "")
+    assert scaler_command("report", folder.uri, "--html", page) == (0, "", f"Written: {page}\n")
     assert page.read_bytes() == folder.read("report.html")
 
 

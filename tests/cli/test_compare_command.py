@@ -35,7 +35,7 @@ def test_runs_are_compared_in_every_form(scaler_command: Scaler, storage: Path, 
     assert "arm A  the base, 2 runs\n" in out
     assert "  reference.lr: 0.01 -> 0.02\n" in out
     code, out, err = scaler_command("compare", *RUNS, "--markdown", "--html", "page.html")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "Written: page.html\n")
     assert out.startswith("# 3 runs, 2 arms\n")
     assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
     code, out, _ = scaler_command("compare", *RUNS, "--json")

@@ -174,7 +174,7 @@ def test_the_report_status_and_list_of_an_experiment(
     assert json.loads(scaler_command("experiment", "report", "study", "--json").out)["answer"] == answer
     assert scaler_command("experiment", "report", "study.yaml", "--markdown").out.startswith("# study\n\n")
     page = folder / "page.html"
-    assert scaler_command("experiment", "report", "study", "--html", page) == (0, "", "")
+    assert scaler_command("experiment", "report", "study", "--html", page) == (0, "", f"Written: {page}\n")
     assert page.read_text().count("<h2") >= 4
     made = folder / "runs/experiments/study"
     assert sorted(path.name for path in made.iterdir()) == [
@@ -214,8 +214,9 @@ def test_an_interrupted_experiment_continues_where_it_stopped(folder: Path) -> N
             break
     time.sleep(1.0)  # into the next cell
     process.send_signal(signal.SIGINT)
-    process.communicate()
+    _, rest = process.communicate()
     assert process.returncode == 130
+    assert rest.endswith("1 of 4 cells is done; the same command continues.\nInterrupted.\n")
     stopped = [run for run in list_runs(str(folder / "slow")) if run.state().value == "stopped"]
     assert len(stopped) == 1
     again = command(folder, "run", "slow.yaml", "--json")
@@ -225,6 +226,33 @@ def test_an_interrupted_experiment_continues_where_it_stopped(folder: Path) -> N
     assert "Experiment slow: 3 cells to run, in random order; 1 of 4 need no run" in again.stderr
     assert stopped[0].run_id in [cell["run_id"] for cell in report["cells"]], "its run was resumed"
     assert len(list_runs(str(folder / "slow"))) == 4
+
+
+def test_a_dry_run_says_what_to_do_about_more_workers_than_cpus(
+    folder: Path, scaler_command: Scaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("scaler.experiment.dry_run.local_cpus", lambda: 2.0)
+    monkeypatch.setattr("scaler.cluster.capacity.local_cpus", lambda: 2.0)
+    options = ["--set", "resources.cpus_per_worker=1", "--set", "scale.grad_accum_steps=1", "--seeds", "3"]
+    options += ["--metric", "accuracy", "--margin", "0.05"]
+    code, out, err = scaler_command("experiment", "run", "job.yaml", "--weak", "1,8", "--dry-run", *options)
+    assert (code, err) == (0, "")
+    assert (
+        "Cannot run\n"
+        "workers 8: 8 workers need 8 CPU, and this machine has 2 CPU.\n"
+        "\n"
+        "What can be done\n"
+        "Their quality needs no workers: one worker with the same global batch gives the same training.\n"
+        "  scaler experiment run job.yaml --batches 10,800 \\\n"
+        "    --set resources.cpus_per_worker=1 \\\n"
+        "    --set scale.num_workers=1 \\\n"
+        "    --set scale.grad_accum_steps=null --seeds 3 --metric accuracy --margin 0.05\n"
+        "To run them here, let workers share CPUs: --set resources.cpus_per_worker=0.25. Their speed then\n"
+        "tells nothing about a larger machine.\n"
+        "Their speed needs a machine or a cluster with a CPU for each worker: --address auto, on a node of a\n"
+        "cluster.\n"
+    ) in out
 
 
 @pytest.mark.parametrize(

@@ -40,5 +40,20 @@ def test_names_that_do_not_exist(storage: str, scaler_command: Scaler) -> None:
     assert scaler_command("experiment", "report", "study") == (
         5,
         "",
-        "Error: there is no experiment study in runs.\n  scaler experiment run FILE makes one.\n",
+        "Error: there is no experiment study in runs.\n"
+        "  A relative storage is relative to the current folder, not to the job file: this is "
+        f"{Path('runs').absolute()}. scaler experiment run FILE makes an experiment.\n",
+    )
+
+
+def test_a_storage_in_the_folder_of_the_job_file_is_not_the_one_that_the_job_names(
+    storage: str, scaler_command: Scaler
+) -> None:
+    Path(storage).rename("runs")
+    assert scaler_command("experiment", "status", "study", "--storage", "jobs/digits/runs") == (
+        5,
+        "",
+        "Error: there is no experiment study in jobs/digits/runs.\n"
+        "  A relative storage is relative to the current folder, not to the job file. The current folder has it: "
+        "--storage runs\n",
     )

@@ -71,7 +71,7 @@ def test_the_known_learning_rate_of_the_digits_is_found_to_a_factor_of_three(fin
 def test_the_page_is_written_beside_the_text(find_lr: FindLr, tmp_path: Path) -> None:
     page = tmp_path / "range.html"
     code, out, err = find_lr(JOB, *HERE, "--html", page, "--steps", "20", "--quiet", "--linear", "--min", "0.01")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"Written: {page}\n")
     assert out.startswith("Range test of digits: 20 steps, 1 worker, batch 128, lr 0.01 to 10\n")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 

@@ -83,19 +83,33 @@ def test_plans_have_a_column_of_times(made: Scaler) -> None:
 
 
 def test_the_page_shows_the_same(made: Scaler, tmp_path: Path) -> None:
-    assert made("plan", "job.yaml", *BATCH, "--html", "plan.html") == (0, "", "")
+    assert made("plan", "job.yaml", *BATCH, "--html", "plan.html") == (0, "", "Written: plan.html\n")
     page = (tmp_path / "plan.html").read_text()
     assert "From finished runs" in page
     assert "26.4 s to 31.9 s; from 2 runs with 2 workers at batch 1,024" in page
 
 
-def test_an_unknown_number_of_workers_says_what_to_run(made: Scaler) -> None:
-    out = made("plan", "job.yaml", *BATCH, "--workers", "4").out
-    text = " ".join(" ".join(rows(out)[:2]).split())
+def test_an_unknown_number_of_workers_says_what_to_run(made: Scaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler.experiment.estimate.local_cpus", lambda: 4.0)
+    options = [*BATCH, "--set", "train.epochs=3"]
+    out = made("plan", "job.yaml", *options, "--workers", "4").out
+    text = " ".join(" ".join(rows(out)[:4]).split())
     assert text.startswith(
         "time unknown not known with 4 workers: finished runs have 2; a short run shows it: "
-        "scaler submit job.yaml --workers 4 --set train.epochs=1"
+        f"scaler submit job.yaml --workers 4 {' '.join(BATCH)} --set train.epochs=1"
     )
+
+
+def test_no_short_run_is_proposed_that_this_machine_cannot_run(made: Scaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaler.experiment.estimate.local_cpus", lambda: 2.0)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    options = [*BATCH, "--set", "resources.cpus_per_worker=1", "--workers", "4"]
+    out = " ".join(made("plan", "job.yaml", *options).out.split())
+    assert "time unknown not known with 4 workers: finished runs have 2 " in out
+    assert "a short run" not in out
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert "a short run shows it: " in " ".join(made("plan", "job.yaml", *options).out.split())
 
 
 @pytest.mark.parametrize("width", [60, 100])
@@ -146,6 +160,13 @@ def test_a_dry_run_adds_the_times_of_its_cells(made: Scaler, tmp_path: Path) -> 
     assert ", at a cost of " in lines[-1]
     refused = lines.index("Cannot run")
     assert lines[refused + 1].startswith("batch 1024, workers 999, rule linear: 999 workers need 999 CPU, and this")
+    ways = out[out.index("What can be done\n") :]
+    assert "one worker with the same global batch gives the same training.\n" in ways
+    assert (
+        "  scaler experiment run job.yaml --batches 16,1024 \\\n    --set scale.per_worker_batch_size=4096 \\\n" in ways
+    )
+    assert "    --set scale.num_workers=1 --seeds 2 --metric NAME --margin X\n" in ways
+    assert "--address auto" in ways
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "matrix": {"scale.num_workers": [1, 2]}}))
     last = made("experiment", "run", "study.yaml", "--dry-run", *options).out.splitlines()[-1]
     assert last.endswith("The time is not known: no finished run shows it with 1 worker.")

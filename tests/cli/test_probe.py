@@ -37,6 +37,7 @@ def test_a_probe_from_end_to_end_is_found_again_and_its_schedule_is_a_plan(
     code, out, err = probe(JOB, *PLACES, "--json", "--html", page)
     assert code == 0, err
     found = json.loads(out)
+    assert f"Written: {page}\n" in err
     assert err.startswith("Probe of digits: batch 16 to 32 with rule linear, at 29%, 59% of the training; branches of ")
     assert [place["samples_seen"] for place in found["places"]] == [416, 848]  # where steps of 16 begin
     for place in found["places"]:

@@ -110,7 +110,7 @@ def test_what_has_run_is_used_and_more_trials_are_added(
     markdown = scaler_command("experiment", "report", "best", "--markdown").out
     assert "## Trials" in markdown
     page = folder / "page.html"
-    assert scaler_command("experiment", "report", "best", "--html", page) == (0, "", "")
+    assert scaler_command("experiment", "report", "best", "--html", page) == (0, "", f"Written: {page}\n")
     assert "scaler submit" in page.read_text()
 
 

@@ -56,19 +56,19 @@ def test_noise_widens_the_interval_around_the_truth() -> None:
         ),
         (
             samples(1e7, (16, 64, 256)),
-            "Batches up to 256 need too few more samples to tell B_crit.",
+            "Batches up to 256 need too few more samples to tell the critical batch size.",
             (1024, 4096),
             "all batches need the same: B_crit is far above",
         ),
         (
             samples(0.01, (16, 64, 256)),
-            "B_crit is below the measured batches, from 16.",
+            "The critical batch size is below the measured batches, from 16.",
             (1, 4),
             "samples grow as the batch: B_crit is far below",
         ),
         (
             {16: [1e5, 1e5], 64: [8e5, 6e5], 256: [2e5, 3e5]},
-            "The runs vary too much to tell B_crit.",
+            "The runs vary too much to tell the critical batch size.",
             (1, 4, 64, 1024),
             "64 needs more than 16 and 256",
         ),

@@ -121,7 +121,10 @@ def test_steps_that_are_measured_give_a_range_only(job: Callable[..., Job], tmp_
     assert measured.high == pytest.approx(16 * fixed.high), "at most the steps of the reference"
 
 
-def test_other_numbers_of_workers_are_unknown_until_there_are_enough(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_other_numbers_of_workers_are_unknown_until_there_are_enough(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaler.experiment.estimate.local_cpus", lambda: 8.0)
     put_run(tmp_path, job(256, 1), day=1)
     put_run(tmp_path, job(256, 2), day=2)
     found = some(job(256, 4))

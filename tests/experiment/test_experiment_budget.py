@@ -1,11 +1,13 @@
 """Where an experiment stops: its budget of runs and costs."""
 
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scaler.cli.experiment_progress import ExperimentProgress
 from scaler.cluster.search.spec import TrialNews
 from scaler.errors import JobFileError
 from scaler.experiment import run, search
@@ -51,6 +53,31 @@ def test_no_cell_starts_once_the_runs_have_cost_the_budget(
     found = matrix(tmp_path, matrix={"scale.num_workers": [1, 2], "scale.rule": ["none", "linear"]}, budget=budget)
     run.run_cells(found, run.find_work(found), folder, about(tmp_path))
     assert len(ran) == started
+
+
+def test_what_is_waited_for_before_a_cell_is_reported(
+    folder: ExperimentFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eight workers may take minutes to start, and no line of progress comes before the first cell."""
+    monkeypatch.setattr(run, "connect", lambda *rest, **options: nullcontext())
+    monkeypatch.setattr(run, "_with_group", lambda *rest, **options: nullcontext())
+    monkeypatch.setattr(run, "_run_cell", lambda *rest, **options: (None, None))
+    cells = {"scale.num_workers": [8], "scale.rule": ["none", "linear"]}
+    found = matrix(tmp_path, matrix=cells, set={"resources.cpus_per_worker": 0.01, "storage": str(tmp_path)})
+    heard: list[str] = []
+    watcher = run.Watcher(on_wait=heard.append, on_start=lambda cell, *rest: heard.append(f"cell {cell.number}"))
+    run.run_cells(found, run.find_work(found), folder, about(tmp_path), watcher=watcher)
+    assert heard[:2] == ["starting an embedded Ray", "starting 8 workers"]
+    assert sorted(heard[2:]) == ["cell 0", "cell 1"], "both cells share the workers"
+    monkeypatch.setattr("scaler.cli.slow.SLOW_S", 0.0)
+    with ExperimentProgress(found, quiet=False) as progress:
+        progress.watcher.on_wait("starting 8 workers")
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "starting 8 workers\n"
+    with ExperimentProgress(found, quiet=True) as progress:
+        progress.watcher.on_wait("starting 8 workers")
+        time.sleep(0.2)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,44 @@ def test_strong_scaling_keeps_the_global_batch_and_weak_scaling_lets_it_grow() -
         assert [plan.global_batch_size for plan in plans] == (batches if option == "weak" else batches[1:])
 
 
+COMPARE = {"metric": "accuracy", "mode": "max", "margin": 0.015}
+
+
+def test_weak_scaling_is_compared_with_the_tuned_reference() -> None:
+    """One worker with its part of the batch (128) is not what was tuned (16), and may be worse already."""
+    found = make_matrix(preset(DIGITS / "job.yaml", weak=[1, 2], compare=COMPARE), folder=DIGITS, source="x")
+    assert [label(cell.overrides) for cell in found.cells] == ["workers 1", "workers 2", "workers 1, batch 16"]
+    assert found.experiment.compare is not None
+    assert found.experiment.compare.baseline == {"scale.num_workers": 1, "scale.global_batch_size": 16}
+    assert found.cells[2].plan is not None
+    assert found.cells[2].plan.batch_ratio == 1
+
+
+def test_weak_scaling_from_the_reference_runs_no_cell_twice() -> None:
+    options = ["scale.per_worker_batch_size=16"]
+    experiment = preset(DIGITS / "job.yaml", weak=[2, 1], overrides=options, compare=COMPARE)
+    found = make_matrix(experiment, folder=DIGITS, overrides=options, source="x")
+    assert [label(cell.overrides) for cell in found.cells] == ["workers 2", "workers 1"]
+    assert experiment.compare is not None
+    assert experiment.compare.baseline == {"scale.num_workers": 1}
+
+
+def test_weak_scaling_needs_a_global_batch_that_grows() -> None:
+    with pytest.raises(JobFileError) as raised:
+        preset(DIGITS / "job.yaml", weak=[1, 8], batches=[16, 128])
+    assert str(raised.value) == (
+        "--weak and --batches: with one batch a worker, the number of workers gives the global batch.\n"
+        "  Each number of workers with each global batch: --strong 1,8 --batches 16,128. Another batch a worker: "
+        "--weak 1,8 --set scale.per_worker_batch_size=128. Chosen pairs: the include of an experiment file."
+    )
+    with pytest.raises(JobFileError) as raised:
+        preset(DIGITS / "job.yaml", weak=[1, 8], overrides=["scale.global_batch_size=256"])
+    assert str(raised.value) == (
+        "--weak: scale.global_batch_size = 256 keeps the global batch the same.\n"
+        "  Add --set scale.global_batch_size=null --set scale.per_worker_batch_size=64."
+    )
+
+
 def test_presets_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(JobFileError, match="two experiments"):
         preset(DIGITS / "job.yaml", strong=[1], weak=[1])

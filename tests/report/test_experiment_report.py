@@ -1,18 +1,21 @@
 """What an experiment shows, from reports with known values."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from io import StringIO
+from typing import Any
 
 import pytest
 from made_experiment import QUESTION, SEEDS, by_batch, made_cell, summarize
+from rich.console import Console
 
 from scaler.cli.terminal import PIPE_WIDTH
 from scaler.core.intervals import Estimate
 from scaler.report.experiment.html import render_experiment_html
-from scaler.report.experiment.model import CellInput
+from scaler.report.experiment.model import CellInput, ExperimentReport
 from scaler.report.experiment.tables import sheets
 from scaler.report.experiment.text import experiment_markdown, experiment_text
 from scaler.report.run.model import Report
@@ -58,9 +61,111 @@ def test_groups_are_judged_by_the_margin_and_the_fastest_good_one_is_recommended
     assert report.recommendation.command == "scaler submit job.yaml --set scale.global_batch_size=64"
     assert report.answer == (
         "Batch 64 on 1 worker with rule linear is as good as the baseline (accuracy +0.001, 95% interval -0.0015 to "
-        "+0.0035, 3 seeds) and 2.5x as fast to accuracy 0.9. At 1,024 accuracy is worse by 0.15 whatever the other "
-        "settings."
+        "+0.0035, 3 seeds) and 2.5x as fast to accuracy 0.9. At 1,024 accuracy is worse by 0.15."
     )
+
+
+def test_the_answer_names_the_largest_loss_and_says_whatever_only_of_several_settings(
+    made: Callable[..., CellInput],
+) -> None:
+    lost = {16: {"accuracy": 0.95}, 256: {"accuracy": 0.90}, 1024: {"accuracy": 0.51}}
+    assert summarize(by_batch(made, lost)).answer.endswith(
+        "At 256 accuracy is worse by 0.05; the largest loss is 0.44, at 1,024."
+    )
+    cells = by_batch(made, lost)
+    for number in range(3):
+        overrides = {"scale.global_batch_size": 256, "scale.rule": "sqrt"}
+        cells.append(made(9 + number, overrides, number, accuracy=0.80))
+    assert summarize(cells).answer.endswith(
+        "At 256 accuracy is worse by 0.05 to 0.15 whatever the other settings; the largest loss is 0.44, at 1,024."
+    )
+
+
+def workers_report(made: Callable[..., CellInput], speeds: dict[int, tuple[float, float, float]]) -> ExperimentReport:
+    cells = [
+        made(3 * place + seed, {"scale.num_workers": workers}, seed, accuracy=0.95, speed=speeds[workers][seed])
+        for place, workers in enumerate(speeds)
+        for seed in SEEDS
+    ]
+    return summarize(cells, replace(QUESTION, baseline={"scale.num_workers": 1}))
+
+
+def test_the_answer_says_what_more_workers_bring_at_the_same_batch(made: Callable[..., CellInput]) -> None:
+    steady = workers_report(made, {1: (100.0,) * 3, 2: (180.0,) * 3, 8: (200.0,) * 3})
+    assert (
+        "2 workers at batch 16: 1.8x as fast as 1 worker; 8 workers: not measured, because they shared CPUs."
+        in steady.answer
+    )
+    by_weak = by_batch(made, {16: {"accuracy": 0.95}})
+    by_weak += [
+        made(3 + seed, {"scale.num_workers": 2, "scale.global_batch_size": 32}, seed, accuracy=0.95) for seed in SEEDS
+    ]
+    assert "2 workers: not measured at the same batch." in summarize(by_weak).answer
+    assert "workers:" not in summarize(by_batch(made, {16: {"accuracy": 0.95}, 64: {"accuracy": 0.95}})).answer
+
+
+def test_a_speed_that_may_be_half_or_twice_is_not_known_and_the_machine_was_busy(
+    made: Callable[..., CellInput],
+) -> None:
+    report = workers_report(made, {1: (100.0, 110.0, 105.0), 2: (20.0, 300.0, 250.0)})
+    assert re.search(r"2 workers at batch 16: not known, [\d.]+x to [\d.]+x as fast as 1 worker\.", report.answer)
+    assert "not known (" in shown(report)
+    (finding,) = [each for each in report.verdicts if each.code == "uneven_speed"]
+    assert finding.message.startswith("Runs of one setting differ in speed by 15 times: ")
+    assert finding.evidence == "workers 2: 20 to 300 samples/s"
+    steady = workers_report(made, {1: (100.0, 110.0, 105.0), 2: (150.0, 200.0, 250.0)})
+    assert "uneven_speed" not in [each.code for each in steady.verdicts]
+
+
+def shown(report: ExperimentReport) -> str:
+    console = Console(width=PIPE_WIDTH, record=True, file=StringIO())
+    console.print(experiment_text(report))
+    return console.export_text()
+
+
+def test_the_title_of_a_table_stands_above_its_columns(made: Callable[..., CellInput]) -> None:
+    lines = shown(summarize(by_batch(made, {16: {"accuracy": 0.95}, 64: {"accuracy": 0.95}}))).splitlines()
+    place = next(place for place, line in enumerate(lines) if line.startswith("Throughput"))
+    assert lines[place + 1].split() == ["setting", "runs", "samples/s"]
+
+
+def test_no_batch_is_proposed_that_exceeds_the_training_set_or_missed_the_target(
+    made: Callable[..., CellInput],
+) -> None:
+    """The fit of batches up to 128 asks for 512 and 2,048; the training set has 1,437, and 1,024 missed the target."""
+    settings: dict[int, dict[str, Any]] = {
+        batch: {"accuracy": 0.95, "num_samples": 1437} for batch in (16, 32, 64, 128)
+    }
+    found = summarize(by_batch(made, settings)).critical_batch
+    assert found is not None
+    assert found.refusal == "Batches up to 128 need too few more samples to tell the critical batch size."
+    assert found.add == (512,)
+    missed = {1024: {"accuracy": 0.5, "num_samples": 1437, "reaches": 1e9}}
+    found = summarize(by_batch(made, settings | missed)).critical_batch
+    assert found is not None
+    assert found.add == (512,)
+    missed = {256: {"accuracy": 0.5, "num_samples": 1437, "reaches": 1e9}}
+    report = summarize(by_batch(made, settings | missed))
+    assert report.critical_batch is not None
+    assert report.critical_batch.add == ()
+    (finding,) = [each for each in report.verdicts if each.code == "critical_batch_not_identifiable"]
+    assert finding.next.startswith("Larger batches exceed the training set or miss the target.")
+
+
+def test_a_law_says_which_runs_do_not_count(made: Callable[..., CellInput]) -> None:
+    cells = by_batch(made, {1: {"accuracy": 0.9}, 2: {"accuracy": 0.9, "speed": 180.0}}, "scale.num_workers")
+    other = {"scale.num_workers": 4, "resources.cpus_per_worker": 0.5}
+    cells += [made(6 + seed, other, seed, accuracy=0.9) for seed in SEEDS]
+    (law,) = [each for each in summarize(cells, None).laws if each.law == "amdahl"]
+    assert law.refusal == (
+        "2 numbers of workers; the law needs 3. 4 workers ran only with other settings (cpus_per_worker 0.5), and do "
+        "not count."
+    )
+    shared = by_batch(
+        made, {workers: {"accuracy": 0.9, "speed": 100.0} for workers in (1, 2, 4, 8)}, "scale.num_workers"
+    )
+    (law,) = [each for each in summarize(shared, None).laws if each.law == "amdahl"]
+    assert law.refusal == "2 numbers of workers; the law needs 3. 4 and 8 workers ran, but shared CPUs."
 
 
 def test_a_faster_group_that_is_not_shown_to_be_good_is_not_recommended(made: Callable[..., CellInput]) -> None:
@@ -160,8 +265,6 @@ def test_the_critical_batch_is_fitted_to_the_samples_to_the_target(made: Callabl
 
 
 def test_every_form_shows_the_answer_and_the_json_is_plain(made: Callable[..., CellInput]) -> None:
-    from rich.console import Console
-
     cells = by_batch(made, {16: {"accuracy": 0.95}, 64: {"accuracy": 0.951, "speed": 250.0}})
     report = summarize(cells)
     console = Console(width=PIPE_WIDTH, record=True, file=StringIO())

@@ -1,10 +1,11 @@
-"""The two sentences that open the report of an experiment."""
+"""The sentences that open the report of an experiment."""
 
 from collections.abc import Sequence
 
-from scaler.report.experiment.format import estimate_text
+from scaler.report.experiment.format import estimate_text, is_speed_known, speed_up_text
 from scaler.report.experiment.model import GroupResult, Question, Recommendation, SpeedRow
 from scaler.report.experiment.recommendation import faster_text, good_text
+from scaler.report.experiment.speed import WORKERS
 from scaler.report.text.format import count, number, plural
 
 NAMED = (
@@ -24,7 +25,7 @@ def answer(
     missing: int,
     unit: str = "samples",
 ) -> str:
-    """Return the two sentences that open the report.
+    """Return the two or three sentences that open the report.
 
     Args:
         groups: of the experiment.
@@ -55,7 +56,8 @@ def answer(
         if best.is_baseline
         else f"{_named(best)} is {good_text(best, question)} and {faster_text(best, question, unit)}."
     )
-    return f"{first} {_worse_sentence(groups, question)}".rstrip() + waiting
+    sentences = (first, workers_sentence(groups, speed, best), _worse_sentence(groups, question))
+    return " ".join(filter(None, sentences)) + waiting
 
 
 def _named(group: GroupResult) -> str:
@@ -83,7 +85,49 @@ def _worse_sentence(groups: Sequence[GroupResult], question: Question) -> str:
     losses = [abs(_mean(group)) for group in by_batch[smallest]]
     least, most = min(losses), max(losses)
     by = f"{least:.2g}" if len(losses) == 1 else f"{least:.2g} to {most:.2g}"
-    return f"At {number(smallest)} {question.metric} is worse by {by} whatever the other settings."
+    whatever = " whatever the other settings" if len(losses) > 1 else ""
+    largest, where = max((abs(_mean(group)), batch) for batch in worse for group in by_batch[batch])
+    rest = f"; the largest loss is {largest:.2g}, at {number(where)}" if where != smallest else ""
+    return f"At {number(smallest)} {question.metric} is worse by {by}{whatever}{rest}."
+
+
+def workers_sentence(groups: Sequence[GroupResult], speed: Sequence[SpeedRow], best: GroupResult) -> str:
+    """Say how much faster each number of workers is at one global batch; empty: the experiment varies no workers.
+
+    Args:
+        groups: of the experiment.
+        speed: its series.
+        best: the recommended group; of several series, the one with its batch is used.
+    """
+    asked = sorted({workers for group in groups if (workers := _workers(group)) is not None})
+    strong = [row for row in speed if row.kind == "strong" and row.num_workers > row.base_workers]
+    parts, unknown, shared = [], [], False
+    for workers in asked[1:]:
+        rows = [row for row in strong if row.num_workers == workers]
+        own = [row for row in rows if not row.is_oversubscribed]
+        if not own:
+            unknown.append(workers)
+            shared = shared or bool(rows)
+            continue
+        row = max(own, key=lambda each: (each.global_batch_size == best.global_batch_size, each.global_batch_size))
+        what = f"{plural(workers, 'worker')} at batch {number(row.global_batch_size)}"
+        if is_speed_known(row.speed_up):
+            value, *bounds = speed_up_text(row.speed_up).partition(" (")
+            parts.append(f"{what}: {value}x{''.join(bounds)} as fast as {plural(row.base_workers, 'worker')}")
+        else:
+            low, high = number(row.speed_up.low, 2), number(row.speed_up.high, 2)
+            parts.append(f"{what}: not known, {low}x to {high}x as fast as {plural(row.base_workers, 'worker')}")
+    if unknown:
+        *others, last = map(str, unknown)
+        counts = f"{', '.join(others)} and {last} workers" if others else plural(unknown[0], "worker")
+        parts.append(f"{counts}: not measured{', because they shared CPUs' if shared else ' at the same batch'}")
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+def _workers(group: GroupResult) -> int | None:
+    """Return the number of workers of a group, also if it has not run."""
+    asked = group.overrides.get(WORKERS)
+    return asked if isinstance(asked, int) else group.world_size
 
 
 def _verdict(group: GroupResult) -> str | None:

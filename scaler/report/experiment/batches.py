@@ -2,11 +2,13 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from statistics import geometric_mean, median
+from typing import Any
 
 from scaler.core.critical_batch import FEWEST_BATCHES, CriticalBatch, fit_critical_batch, predict_samples
 from scaler.report.experiment.groups import Group
 from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import CriticalBatchResult, GroupResult, HeldOut, Question, SweepRow
+from scaler.report.run.model import Report
 
 LR = "reference.lr"
 CURVE_STEPS = 24
@@ -83,13 +85,42 @@ def critical_batch(
         fewest_samples=fit.fewest_samples.value if fit.fewest_samples is not None else None,
         batches=fit.batches,
         refusal=fit.refusal,
-        add=_whole(fit.add, tokens=max(tokens, default=1), tried=best),
+        add=_to_run(fit, reports, tokens=max(tokens, default=1), tried=best),
         noise_scale=median(scales) if scales else None,
         samples=tuple(best[batch][2].samples_to_target for batch in fit.batches),
         each=tuple(tuple(whole[batch]) for batch in fit.batches),
         curve=_curve(fit),
         held_out=_held_out(whole, level=level),
     )
+
+
+def _to_run(
+    fit: CriticalBatch, reports: Sequence[Report | None], *, tokens: int, tried: Mapping[int, tuple[float, Any, Any]]
+) -> tuple[int, ...]:
+    """Return the batch sizes to run that can reach the target.
+
+    A batch is at most the training set, and below each batch that missed the target. If those that the fit asks for are
+    larger, it is one between the largest fitted batch and that bound.
+
+    Args:
+        fit: asks for batch sizes.
+        reports: of the runs.
+        tokens: of a sample; 1: the unit is samples.
+        tried: by batch size, its best samples to the target first; infinite: not all runs reached it.
+    """
+    sets = [each.plan["num_samples"] * tokens for each in reports if each is not None]
+    largest = max(fit.batches, default=0)
+    missed = min((batch for batch, (samples, _, _) in tried.items() if samples == float("inf")), default=None)
+    most = min(sets, default=None)
+    wanted = [
+        batch
+        for batch in fit.add
+        if (most is None or batch <= most) and (missed is None or batch < missed or batch < largest)
+    ]
+    bound = min(missed or most or 0, most or missed or 0)
+    if fit.add and not wanted and bound > 2 * largest > 0:
+        wanted = [round((largest * bound) ** 0.5)]
+    return _whole(wanted, tokens=tokens, tried=tried)
 
 
 def _whole(batches: Sequence[int], *, tokens: int, tried: Collection[int]) -> tuple[int, ...]:

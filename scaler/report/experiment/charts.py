@@ -168,7 +168,7 @@ def _far(report: ExperimentReport, axis: ChartAxis, series: Series) -> list[Char
     if critical is not None and critical.curve:
         clock = axis.clock(CURVE, [float(f"{batch:.5g}") for batch, _ in critical.curve])
         values = tuple(float(f"{samples:.5g}") for _, samples in critical.curve)
-        fitted = (Line(label="E_min (1 + B / B_crit)", clock=clock, style="dashed", values=values),)
+        fitted = (Line(label="fewest x (1 + batch / critical batch size)", clock=clock, style="dashed", values=values),)
     return [
         Chart(
             id="samples",

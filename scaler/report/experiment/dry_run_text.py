@@ -24,13 +24,19 @@ def dry_run_text(found: DryRun) -> RenderableType:
         groups.setdefault(cell.label, []).append(cell)
     for name, cells in groups.items():
         table.add_row(*_row(name, cells))
-    problems = [
-        Text(printable(f"{name}: {cells[0].problem.splitlines()[0]}"))
-        for name, cells in groups.items()
-        if cells[0].problem
-    ]
+    problems = [Text(printable(line)) for name, cells in groups.items() for line in _problem(name, cells[0])]
     refused = [Text(""), Text("Cannot run", style="bold"), *problems] if problems else []
-    return Group(table, *refused, Text(""), Text(_sums(found), style="bold"))
+    remedies = [Text(printable(line)) for remedy in found.remedies for line in remedy.splitlines()]
+    ways = [Text(""), Text("What can be done", style="bold"), *remedies] if remedies else []
+    return Group(table, *refused, *ways, Text(""), Text(_sums(found), style="bold"))
+
+
+def _problem(name: str, cell: PlannedCell) -> Sequence[str]:
+    """Return why a cell cannot run; if it has no plan, also what to type."""
+    first, *remedy = cell.problem.splitlines() or [""]
+    if not first:
+        return []
+    return [f"{name}: {first}", *(remedy if cell.world_size is None else [])]
 
 
 def _row(name: str, cells: Sequence[PlannedCell]) -> Sequence[str]:

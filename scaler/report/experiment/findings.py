@@ -13,6 +13,7 @@ from scaler.report.experiment.model import (
 from scaler.report.text.format import count, number, plural
 
 RULE = "scale.rule"
+UNEVEN = 2  # times as fast: two runs of one setting on a machine that does nothing else differ by less
 SHOWN = 4  # settings that a finding names
 
 
@@ -59,6 +60,7 @@ def findings(
                     next="Run it on a machine or a cluster with a CPU for each worker.",
                 )
             )
+    found += _uneven(groups, unit)
     undecided = [
         group.label
         for group in groups
@@ -79,7 +81,8 @@ def findings(
         add = (
             f"Run batch sizes {', '.join(f'{batch:,}' for batch in critical.add)}."
             if critical.add
-            else "Run more batch sizes."
+            else "Larger batches exceed the training set or miss the target. More seeds may show it, or a target that "
+            "larger batches reach."
         )
         found.append(
             Finding(
@@ -90,6 +93,29 @@ def findings(
             )
         )
     return found
+
+
+def _uneven(groups: Sequence[GroupResult], unit: str) -> list[Finding]:
+    """Return a finding if runs of one setting had very different speeds: something else used the machine."""
+    ranges = [
+        (max(group.samples_per_s_each) / min(group.samples_per_s_each), group)
+        for group in groups
+        if len(group.samples_per_s_each) > 1 and min(group.samples_per_s_each) > 0
+    ]
+    ratio, worst = max(ranges, key=lambda pair: pair[0], default=(1.0, None))
+    if worst is None or ratio < UNEVEN:
+        return []
+    slow, fast = min(worst.samples_per_s_each), max(worst.samples_per_s_each)
+    return [
+        Finding(
+            code="uneven_speed",
+            message=f"Runs of one setting differ in speed by {number(ratio, 2)} times: the machine was probably busy "
+            "with other things, so times and speed-ups here are no measure.",
+            evidence=f"{worst.label}: {count(slow, unit)} to {count(fast, unit)} {unit}/s",
+            next="Run it again on a machine that does nothing else, with another --storage: cells that have run are "
+            "not run again.",
+        )
+    ]
 
 
 def rules_need_sweep(groups: Sequence[GroupResult], sweeps: Sequence[SweepRow]) -> bool:

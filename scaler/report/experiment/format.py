@@ -4,6 +4,8 @@ from scaler.core.intervals import Estimate
 from scaler.report.experiment.model import Difference
 from scaler.report.text.format import number
 
+FACTOR = 2  # an interval that has half as fast and twice as fast shows no speed
+
 
 def interval_text(difference: Difference) -> str:
     """Return a difference with its interval.
@@ -47,3 +49,25 @@ def estimate_text(estimate: Estimate | None, digits: int = 3) -> str:
         return f"over {low}" if estimate.low is not None else f"under {high}" if estimate.high is not None else "–"
     value = number(estimate.value, digits)
     return f"{value} ({low} to {high})" if estimate.has_interval and estimate.low != estimate.high else value
+
+
+def is_speed_known(speed_up: Estimate) -> bool:
+    """Return whether the interval of a speed-up leaves out half as fast, or twice as fast.
+
+    Example:
+        >>> [is_speed_known(Estimate(value=2.1, low=low, high=3.8)) for low in (0.003, 1.0)]
+        [False, True]
+    """
+    return speed_up.low is None or speed_up.high is None or not (speed_up.low <= 1 / FACTOR and speed_up.high >= FACTOR)
+
+
+def speed_up_text(speed_up: Estimate | None) -> str:
+    """Return a speed-up with its interval; one that may be half as fast and twice as fast is not known.
+
+    Example:
+        >>> [speed_up_text(Estimate(value=2.1, low=low, high=3.8)) for low in (0.0029, 1.9)]
+        ['not known (0.0029 to 3.8)', '2.1 (1.9 to 3.8)']
+    """
+    if speed_up is not None and speed_up.value is not None and not is_speed_known(speed_up):
+        return f"not known ({number(speed_up.low, 2)} to {number(speed_up.high, 2)})"
+    return estimate_text(speed_up, 2)

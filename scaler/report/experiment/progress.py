@@ -55,6 +55,7 @@ class DryRun:
         time_s: of all cells that would run, one after another; None: not known for one of them.
         cost: of all cells that would run; None: not known for one of them.
         unknown: numbers of workers whose time is not known.
+        remedies: what to do about cells that need more CPUs than this machine has.
     """
 
     name: str
@@ -62,6 +63,7 @@ class DryRun:
     time_s: Estimate | None
     cost: Estimate | None
     unknown: Sequence[int]
+    remedies: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""

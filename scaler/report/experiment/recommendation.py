@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 from scaler.job.changes import shown
-from scaler.report.experiment.format import interval_text
+from scaler.report.experiment.format import interval_text, is_speed_known
 from scaler.report.experiment.groups import known
 from scaler.report.experiment.model import Alternative, GroupResult, Question, Recommendation
 from scaler.report.text.format import count, money, number, plural, seconds
@@ -106,6 +106,8 @@ def faster_text(best: GroupResult, question: Question, unit: str = "samples") ->
             return f"{speed}; its time to {question.metric} {number(question.target)} is not known"
         return f"reaches {question.metric} {number(question.target)}, which the baseline does not, in {seconds(time)}"
     what = f" to {question.metric} {number(question.target)}" if question.target is not None else ""
+    if not is_speed_known(ratio):
+        return f"its speed is not known: {number(ratio.low, 2)}x to {number(ratio.high, 2)}x as fast{what}"
     bounds = f" ({number(ratio.low, 2)} to {number(ratio.high, 2)})" if ratio.has_interval else ""
     return f"{number(ratio.value, 2)}x{bounds} as fast{what}"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from scaler.report.experiment.format import estimate_text, level_text
+from scaler.report.experiment.format import estimate_text, level_text, speed_up_text
 from scaler.report.experiment.model import ExperimentReport, HeldOut
 from scaler.report.experiment.sheet import Sheet
 from scaler.report.text.format import percent, seconds
@@ -47,7 +47,7 @@ def _scaling_rows(report: ExperimentReport, kind: str) -> tuple[tuple[str, ...],
             f"{row.num_workers}",
             f"{row.repeats}",
             estimate_text(row.samples_per_s),
-            estimate_text(row.speed_up, 2),
+            speed_up_text(row.speed_up),
             estimate_text(row.efficiency, 2),
         )
         for row in report.speed

@@ -10,6 +10,7 @@ from scaler.report.experiment.cells import waits
 from scaler.report.experiment.groups import Group, Member
 from scaler.report.experiment.labels import label
 from scaler.report.experiment.model import HeldOut, LawResult, SpeedRow
+from scaler.report.text.format import plural
 
 WORKERS = "scale.num_workers"
 
@@ -43,8 +44,10 @@ def law_results(groups: Sequence[Group], *, level: float, cpus: float | None) ->
         if kind is None or len(times) < 2:
             continue
         laws = [law for (scaling, _), law in LAWS.items() if scaling == kind]
+        left_out = _left_out(name, groups, sorted(by_workers.keys() - times.keys()), sorted(times))
         found += [
-            _law(name, kind, fit_law(law, times, level=level), _held_out(law, times, level=level)) for law in laws
+            _law(name, kind, fit_law(law, times, level=level), _held_out(law, times, level=level), left_out)
+            for law in laws
         ]
     return found
 
@@ -132,14 +135,42 @@ def _held_out(law: Law, times: Mapping[int, Sequence[float]], *, level: float) -
     return HeldOut(place=most, predicted=predicted, measured=measured, is_inside=predicted.holds(measured))
 
 
-def _law(series: str, kind: str, fit: LawFit, held_out: HeldOut | None) -> LawResult:
+def _left_out(series: str, groups: Sequence[Group], shared: Sequence[int], fitted: Sequence[int]) -> str:
+    """Return which numbers of workers ran and do not count for a series, and why; empty: all that ran count."""
+    texts = [f"{_counts(shared)} ran, but shared CPUs."] if shared else []
+    others: dict[str, set[int]] = {}
+    for group in groups:
+        for member in group.done:
+            workers, overrides = member.result.world_size, member.cell.overrides
+            name = label({key: value for key, value in overrides.items() if key != WORKERS})
+            if workers is not None and WORKERS in overrides and name != series and workers not in (*fitted, *shared):
+                others.setdefault(name, set()).add(workers)
+    texts += [
+        f"{_counts(sorted(counts))} ran only with other settings ({name}), and do not count."
+        for name, counts in others.items()
+    ]
+    return " ".join(texts)
+
+
+def _counts(workers: Sequence[int]) -> str:
+    """Return numbers of workers as a text.
+
+    Example:
+        >>> _counts([4]), _counts([2, 4, 8])
+        ('4 workers', '2, 4 and 8 workers')
+    """
+    first = ", ".join(map(str, workers[:-1]))
+    return f"{first} and {workers[-1]} workers" if first else plural(workers[-1], "worker")
+
+
+def _law(series: str, kind: str, fit: LawFit, held_out: HeldOut | None, left_out: str) -> LawResult:
     return LawResult(
         series=series,
         kind=kind,
         law=fit.law.name,
         text=fit.law.text,
         parameters=fit.parameters,
-        refusal=fit.refusal,
+        refusal=" ".join(filter(None, (fit.refusal, left_out))) if fit.refusal is not None else None,
         add=fit.add,
         held_out=held_out,
     )

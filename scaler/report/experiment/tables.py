@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from scaler.core.intervals import Estimate
-from scaler.report.experiment.format import estimate_text, level_text
+from scaler.report.experiment.format import estimate_text, level_text, speed_up_text
 from scaler.report.experiment.groups import known
 from scaler.report.experiment.model import (
     Alternative,
@@ -61,7 +61,7 @@ def _alternatives(report: ExperimentReport) -> Sheet:
             group = groups[each.label]
             costs = (money(each.cost) if each.cost is not None else "–",) if has_cost else ()
             verdict = "the baseline" if group.is_baseline else verdict_text(group.difference_to_baseline)
-            return (name, estimate_text(group.speed_up, 2), seconds(each.time_s), *costs, verdict)
+            return (name, speed_up_text(group.speed_up), seconds(each.time_s), *costs, verdict)
 
         rows = [row(chosen, f"{chosen.label} (recommended)"), *(row(each, each.label) for each in chosen.alternatives)]
     costs = ("cost",) if chosen is not None and has_cost else ()
@@ -113,7 +113,7 @@ def _target(report: ExperimentReport) -> Sheet:
         samples = _short(group.samples_to_target)
         if group.reached < len(group.seeds):
             samples += f" ({group.reached} of {len(group.seeds)})"
-        faster = estimate_text(group.speed_up, 2)
+        faster = speed_up_text(group.speed_up)
         row = [setting_text(group), samples, estimate_text(group.efficiency, 2), _time(group.time_to_target_s), faster]
         if has_cost:
             row.append(_cost(group.cost_to_target))

@@ -23,8 +23,9 @@ def estimate_rows(estimate: PlanEstimate | None) -> list[tuple[str, str, str]]:
             rows.append(("saved", value, "; ".join(filter(None, (span, "against the constant batch of the start")))))
         if estimate.cost is not None:
             rows.append(("cost", *_texts(estimate.cost, money)))
-    elif estimate.next:
-        rows.append(("time", "unknown", f"{estimate.basis}; a short run shows it: {estimate.next}"))
+    else:
+        command = f"a short run shows it: {estimate.next}" if estimate.next else ""
+        rows.append(("time", "unknown", "; ".join(filter(None, (estimate.basis, command)))))
     shown = estimate.risks[:MOST_RISKS]
     rows += [("known" if risk.verdict in GOOD else "risk", risk.verdict, risk.message) for risk in shown]
     return rows

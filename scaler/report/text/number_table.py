@@ -23,6 +23,8 @@ class Row:
 class NumberTable:
     """Rows in sections with titles; the numbers of all sections share their columns.
 
+    The title of a single section stands above the names of the columns, those of several sections below them.
+
     If the terminal is too narrow for the numbers, lines are cut off.
     """
 
@@ -37,11 +39,16 @@ class NumberTable:
         widths = self._widths()
         available = options.max_width - sum(widths) - len(GAP) * len(widths)
         name_width = max(LEAST_NAME, min(available, max(map(cell_len, names))))
-        yield self._line(
+        head = self._line(
             set_cell_size(self.head[0], name_width), self.head[1:], widths, style="bold", last_style="bold"
         )
+        is_single = len(self.sections) == 1
+        if not is_single:
+            yield head
         for title, mine in self.sections:
             yield Text(title, style="bold")
+            if is_single:
+                yield head
             for row in mine:
                 first, *rest = _wrapped(row.cells[0], name_width, console)
                 yield self._line(set_cell_size(first, name_width), row.cells[1:], widths, last_style=row.last_style)
