@@ -231,7 +231,12 @@ for epoch in range(5):
         ("ExponentialLR", "0.9", False, "{name: exponential, every: {epochs: 1}, decay: 0.9}"),
         ("CosineAnnealingWarmRestarts", "2, 2", False, "{name: cosine_restarts, first: {epochs: 2}, growth: 2}"),
         ("ReduceLROnPlateau", "patience=3", False, "{name: constant, plateau: {factor: 0.1, patience: 3}}"),
-        ("LambdaLR", "f", False, "the kind that is nearest: docs/job-file.md lists them"),
+        (
+            "LinearLR",
+            "1.0, 0.1, 50",
+            True,
+            "{name: linear, final_fraction: 0.1}, over train's length and not steps: 50",
+        ),
     ],
 )
 def test_a_scheduler_becomes_a_schedule(
@@ -264,6 +269,166 @@ def test_a_scheduler_becomes_a_schedule(
 def test_an_optimizer_becomes_the_reference(wide: Scaler, optimizer: str, reference: str) -> None:
     text = LOOP.format(optimizer=optimizer, scheduler="StepLR", arguments="1", in_loop="pass", after_loop="pass")
     assert rows(planned(wide, text))[f"optimizer = {optimizer}"][0] == f"job.yaml: reference: {reference}"
+
+
+COMPARE = "compare: scaler plan JOB --json has the learning rate at points of the training"
+NEAREST = 'the kind that is nearest, of the page "Job file" of the documentation; scaler schema prints them'
+FROM_ZERO = (
+    "this cosine counts from step 0, under the warmup; scaler's begins at the end of the warmup, and is higher: with W "
+    "steps of warmup and T in all by up to (T / (T - W)) ** 2, at the end"
+)
+
+
+@pytest.mark.parametrize(
+    ("made", "before", "then"),
+    [
+        (
+            "LambdaLR(optimizer, lambda s: min(1, (s + 1) / warm) * (1 + math.cos(math.pi * s / steps)) / 2)",
+            "warm = 100",
+            [
+                "job.yaml: reference: {warmup: {steps: 100, start: 0.01}}",
+                "job.yaml: schedule: {name: cosine, warmup: {steps: 0}}",
+                FROM_ZERO,
+                COMPARE,
+            ],
+        ),
+        (  # the cosine begins after the warmup, as scaler's does
+            "LambdaLR(optimizer, f)",
+            "def f(s):\n    if s < 50:\n        return float(s) / float(max(1, 50))\n"
+            "    return 0.5 * (1 + math.cos(math.pi * (s - 50) / (1000 - 50)))",
+            [
+                "job.yaml: reference: {warmup: {steps: 50}}",
+                "job.yaml: schedule: {name: cosine, warmup: {steps: 0}}",
+                COMPARE,
+            ],
+        ),
+        (
+            "LambdaLR(optimizer, lambda s: min(s / WARMUP, 1.0))",
+            "WARMUP = 20",
+            [
+                "job.yaml: reference: {warmup: {steps: 20}}",
+                "job.yaml: schedule: {name: NAME, warmup: {steps: 0}}",
+                f"NAME: {NEAREST}",
+                COMPARE,
+            ],
+        ),
+        (
+            "LambdaLR(optimizer, lambda s: 0.95**s)",
+            "",
+            ["not recognized: how the learning rate changes", f"job.yaml: schedule: {NEAREST}", COMPARE],
+        ),
+        (
+            "LambdaLR(optimizer, f)",
+            "from mine import f",
+            ["not recognized: the function of LambdaLR", f"job.yaml: schedule: {NEAREST}", COMPARE],
+        ),
+        (
+            "LinearLR(optimizer, start_factor=0.1, total_iters=30)",
+            "",
+            [
+                "job.yaml: reference: {warmup: {steps: 30, start: 0.1}}",
+                "job.yaml: schedule: {name: constant, warmup: {steps: 0}}",
+            ],
+        ),
+        (
+            "transformers.get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=100, num_training_steps=T)",
+            "import transformers",
+            [
+                "job.yaml: reference: {warmup: {steps: 100}}",
+                "job.yaml: schedule: {name: cosine, warmup: {steps: 0}}",
+            ],
+        ),
+    ],
+)
+def test_a_warmup_of_the_script_becomes_the_references(wide: Scaler, made: str, before: str, then: list[str]) -> None:
+    text = f"import math\nfrom torch.optim.lr_scheduler import LambdaLR, LinearLR\n{before}\n" + LOOP.format(
+        optimizer="torch.optim.SGD(model.parameters(), 0.1)",
+        scheduler="StepLR",
+        arguments="1",
+        in_loop="scheduler.step()",
+        after_loop="pass",
+    ).replace("StepLR(optimizer, 1)", made)
+    assert rows(planned(wide, text))[f"scheduler = {made}"] == [*then, "remove it: scaler writes the learning rate"]
+
+
+def test_the_schedulers_of_a_sequence_become_one_schedule(wide: Scaler) -> None:
+    text = (
+        "import torch\nfrom torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR\n"
+        "up = LinearLR(optimizer, 0.01, total_iters=100)\ndown = CosineAnnealingLR(optimizer, 900)\n"
+        "scheduler = SequentialLR(optimizer, [up, down], [100])\n"
+        "for x in d:\n    loss(x).backward()\n    scheduler.step()\n"
+    )
+    found = rows(planned(wide, text))
+    assert found["up = LinearLR(optimizer, 0.01, total_iters=100)"][:2] == [
+        "job.yaml: reference: {warmup: {steps: 100, start: 0.01}}",
+        "job.yaml: schedule: {name: ..., warmup: {steps: 0}}",
+    ]
+    assert found["down = CosineAnnealingLR(optimizer, 900)"][0] == "job.yaml: schedule: {name: cosine}"
+    assert found["scheduler = SequentialLR(optimizer, [up, down], [100])"][0] == (
+        "job.yaml: the scheduler that warms up becomes reference.warmup, and another one schedule"
+    )
+
+
+def test_a_learning_rate_that_the_loop_writes_is_a_schedule(wide: Scaler) -> None:
+    text = (
+        "import math\nimport torch\nwarmup_iters = 10\n"
+        "def get_lr(it):\n    if it < warmup_iters:\n        return 0.1 * (it + 1) / (warmup_iters + 1)\n"
+        "    return 0.1 * math.cos((it - warmup_iters) / (99 - warmup_iters))\n"
+        "for i, x in enumerate(d):\n    lr = get_lr(i)\n    for group in optimizer.param_groups:\n"
+        "        group['lr'] = lr\n    loss(x).backward()\n"
+    )
+    assert rows(planned(wide, text))["group['lr'] = lr"] == [
+        "job.yaml: reference: {warmup: {steps: 10, start: 0.1}}",
+        "job.yaml: schedule: {name: cosine, warmup: {steps: 0}}",
+        COMPARE,
+        "remove it: scaler writes the learning rate",
+    ]
+
+
+def test_the_options_of_the_loader_become_keys(wide: Scaler) -> None:
+    line = (
+        "loader = DataLoader(data, batch_size=8, shuffle=True, num_workers=2, drop_last=True, collate_fn=pad, "
+        "pin_memory=True, timeout=9)"
+    )
+    text = f"import torch\nfrom torch.utils.data import DataLoader\n{line}\nfor x in loader:\n    loss(x).backward()\n"
+    assert rows(planned(wide, text))[line][-4:] == [
+        "job.yaml: train.data_workers: 2",
+        "job.yaml: train.last_batch: drop",
+        "recipe.py: collate=pad",
+        "not recognized: timeout=9",
+    ]
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_groups_by_the_number_of_dimensions_become_groups_by_name(wide: Scaler, is_named: bool) -> None:
+    groups = '[{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]'
+    line = f"optimizer = torch.optim.AdamW({'groups' if is_named else groups}, lr=0.1, max_grad=2, fused=True)"
+    text = (
+        "import torch\ndecay = [p for p in m.parameters() if p.dim() >= 2]\n"
+        f"groups = {groups}\n{line}\nfor x in d:\n    loss(x).backward()\n"
+    )
+    assert rows(planned(wide, text))[line] == [
+        "job.yaml: reference: {lr: 0.1, optimizer: {name: adamw, weight_decay: 0.05}}",
+        'job.yaml: groups: [{match: "*bias*", weight_decay: 0}, {match: "*norm*", weight_decay: 0}]',
+        "this script splits the parameters by their number of dimensions, and a job file by their names: scaler plan "
+        "DIR lists each group with its parameters, tensors and weight decay. Compare it with your groups",
+        "not recognized: max_grad=2",
+        "remove it: scaler makes the optimizer",
+    ]
+
+
+def test_what_has_no_place_is_listed(wide: Scaler) -> None:
+    text = "import torch\nm = torch.compile(m)\nfor x in d:\n    loss(x).backward()\n"
+    text += "    torch.nn.utils.clip_grad_value_(m.parameters(), 1)\n"
+    found = rows(planned(wide, text))
+    assert found["m = torch.compile(m)"] == ["not recognized: torch.compile"]
+    assert found["torch.nn.utils.clip_grad_value_(m.parameters(), 1)"] == [
+        "not recognized: torch.nn.utils.clip_grad_value_"
+    ]
+
+
+def test_a_source_line_is_shown_to_its_end(scaler_command: Scaler) -> None:
+    assert "...\n" not in planned(scaler_command, PLAIN)
 
 
 def test_a_learning_rate_that_follows_the_processes_is_given_without_them(wide: Scaler) -> None:
@@ -326,7 +491,7 @@ TRAIN = "\n  Give a training script: scaler init --from train.py\n"
             "import scaler\nrun = scaler.start('job.yaml')\nfor x in d:\n    f(x).backward()\n",
             [],
             "train.py: calls scaler.start at line 2, so scaler has it already.\n"
-            "  scaler submit, python or torchrun runs it; docs/own-loop.md says which.\n",
+            '  scaler submit, python or torchrun runs it; the page "My own training loop" says which.\n',
         ),
         (
             "import lightning as L\nL.Trainer().fit(m)\n",

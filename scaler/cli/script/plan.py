@@ -10,13 +10,14 @@ from scaler.cli.script.rows import missing, rows_of
 from scaler.cli.script.trainings import find_training
 
 WIDEST = 100  # columns, also in a wider terminal
-_DOCS = {
-    "recipe": "docs/recipes.md",
-    "loop": "docs/own-loop.md",
-    "accelerate": "docs/guides/accelerate.md",
-    "lightning": "docs/guides/lightning.md",
-    "transformers": "docs/guides/transformers.md",
+_PAGES = {  # titles of pages of the documentation
+    "recipe": "What a recipe can say",
+    "loop": "My own training loop",
+    "accelerate": "accelerate",
+    "lightning": "Lightning",
+    "transformers": "Transformers",
 }
+_IS_FOR = {"classifier": " (own data and loss in a recipe)"}
 
 
 def script_plan(path: Path, *, wanted: str | None = None) -> str:
@@ -33,15 +34,15 @@ def script_plan(path: Path, *, wanted: str | None = None) -> str:
     training = find_training(script, wanted=wanted)
     width = min(WIDEST, get_terminal_size((WIDEST, 24)).columns)
     begin = f"scaler init DIR --template {training.template}"
+    nearest = f"{training.template}{_IS_FOR.get(training.template, '')}"
     lines = [
-        *_wrapped(f"{script.name} fits the template {training.template}: {training.why}.", width),
+        *_wrapped(f"{script.name}: nearest template: {nearest}; {training.why}.", width),
         f"  {begin}",
         "",
     ]
     lines.append("What to move where:")
     for row in rows_of(script, training.family):
-        source = f"{script.name}:{row.line}  {row.source}"
-        lines += ["", source if len(source) <= width else f"{source[: width - 3]}..."]
+        lines += ["", *_wrapped(f"{script.name}:{row.line}  {row.source}", width)]
         lines += [line for then in row.then for line in _wrapped(f"  -> {then}", width)]
     unknown = missing(script, training.family)
     if unknown:
@@ -52,7 +53,11 @@ def script_plan(path: Path, *, wanted: str | None = None) -> str:
         ]
     if training.family == "recipe":
         lines += ["", f"To keep the loop instead: scaler init --from {quote(str(path))} --template own-loop"]
-    return "\n".join([*lines, "", f"{_DOCS[training.family]} has the details. Nothing was run or written."])
+    more = (
+        f'More: the page "{_PAGES[training.family]}" of the documentation; scaler schema prints every key of a job '
+        "file. Nothing was run or written."
+    )
+    return "\n".join([*lines, "", *wrap(more, width)])
 
 
 def _wrapped(text: str, width: int) -> list[str]:

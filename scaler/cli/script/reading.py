@@ -92,6 +92,18 @@ class Script:
         """Return the first line of a statement."""
         return self.lines[_line_of(node) - 1].strip()
 
+    def text(self, node: ast.AST) -> str:
+        """Return all lines of a call or an assignment, or the first line of another statement, as one line."""
+        if not isinstance(node, ast.Call | ast.Assign):
+            return self.line(node)
+        first = _line_of(node) - 1
+        last = max(first + 1, int(node.end_lineno or 0))
+        text = ""
+        for line in (line.strip() for line in self.lines[first:last]):
+            is_close = not text or text.endswith(("(", "[", "{")) or line.startswith((")", "]", "}"))
+            text += line if is_close else f" {line}"
+        return text
+
 
 def read_script(path: Path) -> Script:
     """Return a script that is read, and not run.

@@ -3,13 +3,13 @@
 import ast
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from scaler.cli.script.optimizers import STARTED, optimizer_texts
 from scaler.cli.script.reading import Call, Script
-from scaler.cli.script.schedules import schedule_of
+from scaler.cli.script.schedules import own_schedule_texts, own_schedules, scheduler_texts, warmup_texts
 from scaler.cli.script.trainings import Family, freezes, is_optimizer
+from scaler.cli.script.values import names_in, not_recognized, shown
 
-_STARTED = 'run = scaler.start("job.yaml", num_samples=len(dataset))'
 _SAVED = '"run": run.state_dict()'
 
 
@@ -33,8 +33,9 @@ def rows_of(script: Script, family: Family) -> list[Row]:
     found: dict[int, tuple[str, list[str]]] = {}
     for node, then in _found(script, family):
         line = int(getattr(node, "lineno", 1))
-        _, texts = found.setdefault(line, (script.line(node), []))
+        source, texts = found.get(line, ("", []))
         texts.extend(text for text in then if text not in texts)
+        found[line] = (max(source, script.text(node), key=len), texts)
     return [Row(line=line, source=source, then=then) for line, (source, then) in sorted(found.items())]
 
 
@@ -60,37 +61,14 @@ def _found(script: Script, family: Family) -> Iterator[tuple[ast.AST, list[str]]
         yield from _epochs(script)
         yield from _accumulation(script, family)
     if family == "recipe":
+        for statement in own_schedules(script):
+            yield statement, [*own_schedule_texts(script, statement), "remove it: scaler writes the learning rate"]
         for statement in freezes(script):
             yield statement, ["job.yaml: groups: [{match: PATTERN, freeze: true}], for the names of these parameters"]
 
 
-def _optimizer(script: Script, call: Call, family: Family) -> list[str]:
-    from scaler.core.optimizers import NAMED_OPTIMIZERS, optimizer_facts
-
-    names = {optimizer_facts(name).path.rpartition(":")[2]: name for name in NAMED_OPTIMIZERS}
-    name = names.get(call.name, f"torch.optim:{call.name}")
-    known = optimizer_facts(name).options
-    options: list[str] = []
-    for keyword in call.node.keywords:
-        if keyword.arg in (None, "lr", "params") or (known is not None and keyword.arg not in known):
-            continue
-        options.append(f"{keyword.arg}: {_shown(script, keyword.value)}")
-    lr = call.argument("lr", 1)
-    lr_text = "LR (the optimizer's default)" if lr is None else _shown(script, lr)
-    reference = f"lr: {lr_text}, optimizer: {{{', '.join([f'name: {name}', *options])}}}"
-    then = [f"job.yaml: reference: {{{reference}}}"]
-    if lr is not None and any("world" in each or "rank" in each for each in _names(lr)):
-        then.append("reference.lr without the factor for the number of processes: scaler scales it")
-    if call.node.args and isinstance(call.node.args[0], ast.List):
-        then.append("job.yaml: groups: an entry for each group of parameters, with lr_ratio and weight_decay")
-    if family == "loop" and not any(each.name == "init_process_group" for each in script.calls):
-        then.append(f"after it: {_STARTED}")
-    keep = "keep it, with the learning rate that was tuned in one process: scaler writes the scaled one"
-    return [*then, "remove it: scaler makes the optimizer" if family == "recipe" else keep]
-
-
 def _scheduler(script: Script, call: Call, family: Family) -> list[str]:
-    return [f"job.yaml: schedule: {schedule_of(script, call, _shown)}", "remove it: scaler writes the learning rate"]
+    return [*scheduler_texts(script, call), "remove it: scaler writes the learning rate"]
 
 
 def _scheduler_step(script: Script, call: Call, family: Family) -> list[str]:
@@ -103,14 +81,55 @@ def _loader(script: Script, call: Call, family: Family) -> list[str]:
     if not _is_for_training(script, call):
         return [f"recipe.py: eval_data={data}"] if family == "recipe" else []
     batch = (
-        f"job.yaml: reference.global_batch_size: {_shown(script, size)}, times the processes and the micro-steps that "
+        f"job.yaml: reference.global_batch_size: {shown(script, size)}, times the processes and the micro-steps that "
         "the learning rate was tuned with"
     )
     loops = {
-        "recipe": [f"recipe.py: train_data={data}", "job.yaml: scale.per_worker_batch_size, for each worker"],
+        "recipe": [
+            f"recipe.py: train_data={data}",
+            "job.yaml: scale.per_worker_batch_size, for each worker",
+            *_loader_options(script, call),
+        ],
         "loop": ["batch_size=run.batch_size", "then: model, optimizer, loader = run.prepare(model, optimizer, loader)"],
     }
     return [batch, *loops.get(family, [])]
+
+
+def _loader_options(script: Script, call: Call) -> list[str]:
+    """Return what becomes of the options of the loader of the training data, in a recipe."""
+    found, unknown = [], []
+    for keyword in call.node.keywords:
+        value = shown(script, keyword.value)
+        match keyword.arg:
+            case "dataset" | "batch_size" | "shuffle" | "persistent_workers":
+                continue
+            case "sampler" if any(each.name == "DistributedSampler" for each in script.calls):
+                continue
+            case "num_workers":
+                found += [f"job.yaml: train.data_workers: {value}"] if value != "0" else []
+            case "drop_last":
+                is_dropped = {"true": True, "false": False}.get(value)
+                if is_dropped is not False:
+                    found.append(
+                        "job.yaml: train.last_batch: drop" if is_dropped else f"train.last_batch: drop, if {value}"
+                    )
+            case "pin_memory":
+                found += [f"job.yaml: train.pin_memory: {value}"] if value != "true" else []
+            case "collate_fn":
+                found.append(f"recipe.py: collate={ast.unparse(keyword.value)}")
+            case _:
+                unknown.append(keyword)
+    return [*found, *not_recognized(unknown)]
+
+
+def _unplaced(script: Script, call: Call, family: Family) -> list[str]:
+    """Return a text about a call of torch that no other kind of row knows, and that changes a training."""
+    return [f"not recognized: {call.path}"] if family == "recipe" else []
+
+
+def _is_unplaced(script: Script, call: Call) -> bool:
+    is_sampler = call.path.startswith("torch.utils.data.") and call.name.endswith("Sampler")
+    return is_sampler or call.path.startswith(("torch.nn.utils.", "torch.optim.", "torch.compile"))
 
 
 def _distributed(script: Script, call: Call, family: Family) -> list[str]:
@@ -119,7 +138,7 @@ def _distributed(script: Script, call: Call, family: Family) -> list[str]:
         sharded = ["job.yaml: train.strategy: fsdp"] if is_sharded else []
         return [*sharded, "remove it: scaler does it"]
     if family == "loop" and call.name == "init_process_group":
-        return [f"keep it; after it: {_STARTED}"]
+        return [f"keep it; after it: {STARTED}"]
     return []
 
 
@@ -134,18 +153,18 @@ def _backward(script: Script, call: Call, family: Family) -> list[str]:
 
 
 def _precision(script: Script, call: Call, family: Family) -> list[str]:
-    is_bf16 = any("bfloat16" in name for name in _names(call.node))
+    is_bf16 = any("bfloat16" in name for name in names_in(call.node))
     kind = "bf16" if is_bf16 else "fp16"
     return [f"job.yaml: train.precision: {kind}", "remove it"] if family == "recipe" else []
 
 
 def _clipping(script: Script, call: Call, family: Family) -> list[str]:
-    value = _shown(script, call.argument("max_norm", 1))
+    value = shown(script, call.argument("max_norm", 1))
     return [f"job.yaml: train.clip_grad_norm: {value}", "remove it"] if family == "recipe" else []
 
 
 def _seed(script: Script, call: Call, family: Family) -> list[str]:
-    value = _shown(script, call.argument("seed", 0))
+    value = shown(script, call.argument("seed", 0))
     return [f"job.yaml: train.seed: {value}", "remove it"] if family == "recipe" else []
 
 
@@ -169,7 +188,7 @@ def _evaluation(script: Script, call: Call, family: Family) -> list[str]:
 
 def _lightning_trainer(script: Script, call: Call, family: Family) -> list[str]:
     epochs, steps = call.argument("max_epochs"), call.argument("max_steps")
-    length = f"epochs: {_shown(script, epochs)}" if steps is None else f"steps: {_shown(script, steps)}"
+    length = f"epochs: {shown(script, epochs)}" if steps is None else f"steps: {shown(script, steps)}"
     return [
         'callbacks=[ScalerCallback("job.yaml")], from scaler.integrations.lightning',
         f"job.yaml: train: {{{length}}}; then max_epochs=-1 here",
@@ -182,14 +201,15 @@ def _arguments(script: Script, call: Call, family: Family) -> list[str]:
     name, warmup = call.argument("lr_scheduler_type"), call.argument("warmup_steps")
     kind = script.value(name) if name is not None else "linear"
     schedule = f"name: {kind if kind in ('linear', 'cosine', 'constant') else 'linear'}"
-    if warmup is not None:
-        schedule += f", warmup: {{steps: {_shown(script, warmup)}}}"
+    share = call.argument("warmup_ratio")
+    length = f"steps: {shown(script, warmup)}" if warmup is not None else f"fraction: {shown(script, share)}"
+    has_warmup = warmup is not None or share is not None
     return [
-        f"job.yaml: reference: {{global_batch_size: {'8' if size is None else _shown(script, size)} times the processes"
-        f" and the accumulation, lr: {'5e-05' if lr is None else _shown(script, lr)}, optimizer: {{name: adamw, "
+        f"job.yaml: reference: {{global_batch_size: {'8' if size is None else shown(script, size)} times the processes"
+        f" and the accumulation, lr: {'5e-05' if lr is None else shown(script, lr)}, optimizer: {{name: adamw, "
         "weight_decay: 0}}",
-        f"job.yaml: schedule: {{{schedule}}}",
-        f"job.yaml: train: {{epochs: {'3' if epochs is None else _shown(script, epochs)}}}",
+        *(warmup_texts(schedule, length) if has_warmup else [f"job.yaml: schedule: {{{schedule}}}"]),
+        f"job.yaml: train: {{epochs: {'3' if epochs is None else shown(script, epochs)}}}",
     ]
 
 
@@ -217,12 +237,12 @@ def _epochs(script: Script) -> Iterator[tuple[ast.AST, list[str]]]:
                 and isinstance(each.iter, ast.Call)
                 and "epoch" in ast.unparse(each).split(":")[0]
             ):
-                length = _shown(script, each.iter.args[-1] if each.iter.args else None)
+                length = shown(script, each.iter.args[-1] if each.iter.args else None)
                 yield each, [f"job.yaml: train: {{epochs: {length}}}"]
     for call in script.calls:
         is_range = call.name == "range" and call.node.args
         if is_range and "epoch" in script.line(call.node) and not _has_backward(script, call.node.lineno):
-            yield call.node, [f"job.yaml: train: {{epochs: {_shown(script, call.node.args[-1])}}}"]
+            yield call.node, [f"job.yaml: train: {{epochs: {shown(script, call.node.args[-1])}}}"]
 
 
 def _has_backward(script: Script, line: int) -> bool:
@@ -240,7 +260,7 @@ def _accumulation(script: Script, family: Family) -> Iterator[tuple[ast.AST, lis
                 continue
             for part in ast.walk(each.test):
                 if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mod):
-                    number = _shown(script, part.right)
+                    number = shown(script, part.right)
                     keep = "remove it" if family == "recipe" else "keep it"
                     yield each, [f"job.yaml: scale.grad_accum_steps: {number}", keep]
 
@@ -255,27 +275,6 @@ def _is_random(script: Script, loader: Call) -> bool:
     shuffles = loader.argument("shuffle", 2)
     is_off = isinstance(shuffles, ast.Constant) and not shuffles.value
     return (shuffles is not None and not is_off) or loader.argument("sampler") is not None
-
-
-def _shown(script: Script, node: ast.expr | None) -> str:
-    """Return a value as YAML, or the text of an expression whose value the script does not show."""
-    value = script.value(node)
-    if node is None or (value is None and not isinstance(node, ast.Constant)):
-        return "?" if node is None else f"the value of {ast.unparse(node)}"
-    return _yaml(value)
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_yaml, value))}]"
-    return "null" if value is None else str(value)
-
-
-def _names(node: ast.AST) -> set[str]:
-    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-    return names | {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
 
 
 def _is_scheduler(script: Script, call: Call) -> bool:
@@ -295,7 +294,7 @@ def _is_scheduler_step(script: Script, call: Call) -> bool:
 
 _Then = Callable[[Script, Call, Family], list[str]]
 _KINDS: Sequence[tuple[Callable[[Script, Call], bool], _Then]] = (
-    (lambda script, call: is_optimizer(call), _optimizer),
+    (lambda script, call: is_optimizer(call), optimizer_texts),
     (_is_scheduler, _scheduler),
     (_is_scheduler_step, _scheduler_step),
     (_named("DataLoader"), _loader),
@@ -321,4 +320,5 @@ _KINDS: Sequence[tuple[Callable[[Script, Call], bool], _Then]] = (
     (lambda script, call: call.name.endswith("TrainingArguments"), _arguments),
     (lambda script, call: call.name.endswith("Trainer") and call.name[:1].isupper(), _trainer),
     (lambda script, call: call.name == "prepare" and "accelerator" in call.owner, _prepare),
+    (_is_unplaced, _unplaced),
 )

@@ -61,7 +61,7 @@ def _found(script: Script) -> Training:
     if ours is not None:
         raise JobFileError(
             f"{script.name}: calls {ours.path} at line {ours.node.lineno}, so scaler has it already.",
-            "scaler submit, python or torchrun runs it; docs/own-loop.md says which.",
+            'scaler submit, python or torchrun runs it; the page "My own training loop" says which.',
         )
     if script.imports_any(*_LIGHTNING) and any(name.endswith(".Trainer") for name in names):
         return Training(family="lightning", template="lightning", why="it trains with Lightning's Trainer")
@@ -119,14 +119,14 @@ def _recipe(script: Script) -> str:
 def _why_recipe(script: Script) -> str:
     kinds: dict[str, Sequence[str]] = {
         "DistributedDataParallel": ("DistributedDataParallel", "FullyShardedDataParallel", "fully_shard"),
-        "the sampler": ("DistributedSampler",),
+        "sampler": ("DistributedSampler",),
         "mixed precision": ("GradScaler", "autocast"),
         "checkpoints": ("save",),
     }
     called = {call.name for call in script.calls}
     replaced = [kind for kind, names in kinds.items() if called & set(names)]
     text = "one loss and one optimizer, which scaler's own loop trains"
-    return f"{text}; it also replaces {', '.join(replaced)}" if replaced else text
+    return f"{text}; scaler replaces the script's {', '.join(replaced)}" if replaced else text
 
 
 def freezes(script: Script) -> list[ast.Assign]:
