@@ -305,6 +305,11 @@ FROM_ZERO = (
             "",
             ["not recognized: how the learning rate changes", f"job.yaml: schedule: {NEAREST}", COMPARE],
         ),
+        (  # a fall is no warmup
+            "LambdaLR(optimizer, lambda s: 1 - min(1, s / 500))",
+            "",
+            ["not recognized: how the learning rate changes", f"job.yaml: schedule: {NEAREST}", COMPARE],
+        ),
         (
             "LambdaLR(optimizer, f)",
             "from mine import f",
