@@ -45,8 +45,10 @@ def command(folder: Path | None, name: str | None, script: Path | None) -> None:
     if folder is None:
         raise click.UsageError("Missing argument 'DIR'.")
     template = TEMPLATES[name or DEFAULT]
-    _write(folder, files_of(name or DEFAULT, job_name=job_name_of(folder.absolute().name)))
-    click.echo(str(folder / "job.yaml"))
+    files = files_of(name or DEFAULT, job_name=job_name_of(folder.absolute().name))
+    _write(folder, files)
+    for file in files:
+        click.echo(str(folder / file))
     click.echo(_next(folder, template), err=True)
 
 

@@ -103,6 +103,18 @@ class Lengths:
             return f" (steps of the reference: {reference} {many}; of {batch}: {planned})"
         return f" (steps of {batch}: {planned} {many}; of the reference: {reference})"
 
+    def steps_of(self, length: Length) -> str:
+        """Return the batch that a length in steps is counted in, and its other meaning; else an empty text."""
+        if length.steps is None:
+            return ""
+        text, many = self.units.number, self.units.many
+        planned, reference = self.global_batch_size, self.reference_batch_size
+        if planned == reference:
+            return f" of {text(planned)} {many}"
+        if self.is_elastic:
+            return f" of the reference's {text(reference)} (of {text(planned)}: {text(length.steps * planned)} {many})"
+        return f" of {text(planned)} (of the reference's {text(reference)}: {text(length.steps * reference)} {many})"
+
     def _step_samples(self) -> int:
         return self.reference_batch_size if self.is_elastic else self.global_batch_size
 

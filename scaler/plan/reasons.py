@@ -103,7 +103,8 @@ def _total_reason(plan: Plan, job: Job, lengths: Lengths) -> str:
         asked += f" of the reference's {units.many}; at most {units.place(plan.most_samples, form='')} of data"
     if plan.reference_samples is not None:
         longer = units.at(plan.total_samples) / units.size(plan.reference_samples)
-        asked += f", {longer:.4g} times the reference's {units.number(plan.reference_samples)}"
+        asked += "," if longer == 1 else f", {longer:.4g} times"
+        asked += f" as long as the reference's training of {units.number(plan.reference_samples)} {units.many}"
     end = f"{units.place(plan.end_samples, form='')} {units.many}"
     return asked if plan.stop_samples is None else f"{asked}; this run stops after {end} of it"
 

@@ -9,7 +9,6 @@ from scaler.core.scale import Scaled
 from scaler.core.schedules import Schedule, Warmup
 from scaler.core.shape import Shape
 from scaler.core.shapes import Constant, Exponential, InverseSqrt, MultiStep, Step
-from scaler.core.unit import shown
 from scaler.errors import PlanError
 from scaler.job import Job
 from scaler.job import schedule as asked
@@ -41,8 +40,26 @@ def make_schedule(
     warmup, own_reason = _warmup(wanted, scaled, lengths, rises=rises)
     both = Schedule(shape=Constant(), warmup=warmup, reference_warmup=tuned)
     shape, shape_reason = _shape(wanted, both.warmup_samples, lengths, last_step)
-    reason = "; ".join(filter(None, [tuned_reason, own_reason]))
+    reason = _whole_warmup(both.warmup_samples, lengths, tuned=tuned_reason, own=own_reason)
     return replace(both, shape=shape), reason, shape_reason
+
+
+def _whole_warmup(samples: int, lengths: Lengths, *, tuned: str, own: str) -> str:
+    """Return the length of the whole warmup, the reference's part, and what scaler adds.
+
+    Both parts begin with the training, and the longer one is the length of the whole.
+    """
+    if not tuned:
+        reason = own
+    elif not own:
+        reason = f"{tuned}; none added"
+    else:
+        reason = f"{tuned}; {own.replace('none', 'none added', 1) if own.startswith('none') else f'added: {own}'}"
+    size = f"{lengths.units.number(samples)} {lengths.units.many}"
+    if not samples or reason.startswith(size):
+        return reason
+    longer = ", the longer of two" if tuned and own and not own.startswith("none") else ""
+    return f"{size}{longer}: {reason}"
 
 
 def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmup, str]:
@@ -87,7 +104,9 @@ def _reference_warmup(job: Job, scaled: Scaled, lengths: Lengths) -> tuple[Warmu
     samples = max(1, round(lengths.of_reference(tuned) * ratio))
     times = f" x {ratio:.4g} by {by}" if ratio != 1.0 else ""
     form = "" if tuned.shape == "linear" else f", {tuned.shape}"
-    text = f"the reference's {written(tuned)}{times}, from {tuned.start:g} of its learning rate{form}"
+    steps = f" of {lengths.units.number(lengths.reference_batch_size)} {lengths.units.many}" if tuned.steps else ""
+    begins = f"{tuned.start:g} of the learning rate" if tuned.start else "0"
+    text = f"the reference's {written(tuned)}{steps}{times}, from {begins}{form}"
     return Warmup(samples=samples, start=tuned.start, shape=tuned.shape), text
 
 
@@ -109,26 +128,34 @@ def _warmup(wanted: asked.Schedule, scaled: Scaled, lengths: Lengths, *, rises: 
         if scaled.warmup_ratio != 1.0:
             return Warmup(start=1.0), ""  # the reference's warmup is the only one
         if isinstance(wanted, CLIMBS_ITSELF):
-            return Warmup(start=1.0), f"auto: none, because {wanted.name} has its own climb"
+            return Warmup(start=1.0), f"none (auto), because {wanted.name} has its own climb"
         if not rises:
-            return Warmup(start=1.0), "auto: none, because the learning rate is not scaled up"
+            return Warmup(start=1.0), "none (auto), because the learning rate is not scaled up"
         samples = round(AUTO_WARMUP * lengths.total_samples)
-        return Warmup(samples=samples, start=from_base), "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"
+        auto = "5/90 of the training (auto; Goyal et al. 2017), from reference.lr"
+        return Warmup(samples=samples, start=from_base), auto
     warmup = wanted.warmup
     start = from_base if warmup.start == "base" else float(warmup.start)
     if start == 1.0:
-        where = "no effect: it starts at base_lr, which is the peak (the reference's warmup is reference.warmup)"
+        where = "no effect: it starts at reference.lr, which is the peak (the reference's warmup is reference.warmup)"
     elif isinstance(wanted, CLIMBS_ITSELF):
         where = f"from {start:g} of the learning rate at which {wanted.name} starts"
     else:
-        where = "from base_lr" if warmup.start == "base" else f"from {start:g} of the peak"
+        where = "from reference.lr" if warmup.start == "base" else f"from {start:g} of the peak"
     samples = lengths.samples(warmup)
-    units = ("epochs", "steps", "samples", "tokens", "fraction")
-    unit = next(name for name in units if getattr(warmup, name) is not None)
-    length = shown(warmup.tokens) if warmup.tokens is not None else f"{getattr(warmup, unit):g}"
+    if not samples:
+        return Warmup(start=start, shape=warmup.shape), f"none, as schedule.warmup = {{{_setting(warmup)}}} says"
     form = "" if warmup.shape == "linear" else f", {warmup.shape}"
-    reason = f"{unit}: {length}{lengths.both_readings(warmup)}, {where}{form}"
+    is_counted = warmup.samples is not None or warmup.tokens is not None
+    length = f"{lengths.units.number(samples)} {lengths.units.many}" if is_counted else written(warmup)
+    reason = f"{length}{lengths.steps_of(warmup)}, {where}{form}"
     return Warmup(samples=samples, start=start, shape=warmup.shape), reason
+
+
+def _setting(warmup: asked.Warmup) -> str:
+    """Return a warmup of length 0 as the job file has it."""
+    units = ("epochs", "steps", "samples", "tokens", "fraction")
+    return next(f"{name}: {getattr(warmup, name):g}" for name in units if getattr(warmup, name) is not None)
 
 
 def _shape(wanted: asked.Schedule, warmup_samples: int, lengths: Lengths, last_step: int) -> tuple[Shape, str]:
@@ -244,4 +271,4 @@ def _one_cycle(wanted: asked.OneCycle, warmup_samples: int, lengths: Lengths, la
 
 
 def _share(final: float) -> str:
-    return f"{final:g} of the peak at the end"
+    return f"{final:g} of the peak at the end" if final else "0 at the end"

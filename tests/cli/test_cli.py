@@ -446,7 +446,7 @@ def test_init_makes_a_job_that_plan_takes(scaler_command: Scaler, tmp_path: Path
     folder = tmp_path / "deep" / "mine"
     assert scaler_command("init", folder) == (
         0,
-        f"{folder}/job.yaml\n",
+        f"{folder}/job.yaml\n{folder}/recipe.py\n",
         "Next:\n"
         f"  scaler plan {folder}/job.yaml    every number of the training, with its reason\n"
         f"  scaler submit {folder}/job.yaml  train on 2 workers, and show the report\n",

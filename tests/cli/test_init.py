@@ -23,7 +23,8 @@ Golden = Callable[[str, str], None]
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_is_written_and_what_comes_next_is_shown(scaler_command: Scaler, name: str) -> None:
     code, out, err = scaler_command("init", "mine", "--template", name)
-    assert (code, out) == (0, "mine/job.yaml\n")
+    assert (code, out) == (0, "".join(f"mine/{file}\n" for file in files_of(name)))
+    assert {line.removeprefix("mine/") for line in out.splitlines()} == set(os.listdir("mine"))
     lines = err.splitlines()
     assert lines[0] == "Next:"
     assert [line.split("  ")[1] for line in lines[1:]] == [
@@ -314,6 +315,11 @@ FROM_ZERO = (
         ),
         (
             "LambdaLR(optimizer, lambda s: 0.95**s)",
+            "",
+            ["not recognized: how the learning rate changes", f"job.yaml: schedule: {NEAREST}", COMPARE],
+        ),
+        (  # a fall is no warmup
+            "LambdaLR(optimizer, lambda s: 1 - min(1, s / 500))",
             "",
             ["not recognized: how the learning rate changes", f"job.yaml: schedule: {NEAREST}", COMPARE],
         ),

@@ -43,7 +43,7 @@ def run(installed: Path, *command: str, folder: Path) -> str:
 def test_the_wheel_runs_a_job_that_it_made(installed: Path, tmp_path: Path) -> None:
     found = run(installed, "python", "-c", "import scaler; print(scaler.__file__)", folder=tmp_path)
     assert Path(found.strip()).is_relative_to(installed.parent)
-    assert run(installed, "scaler", "init", "demo", folder=tmp_path) == "demo/job.yaml\n"
+    assert run(installed, "scaler", "init", "demo", folder=tmp_path) == "demo/job.yaml\ndemo/recipe.py\n"
     report = run(installed, "scaler", "submit", "demo/job.yaml", folder=tmp_path)
     assert "succeeded" in report.splitlines()[0]
     assert list((tmp_path / "runs").glob("demo-*/report.html"))

@@ -101,7 +101,8 @@ def test_the_reference_s_warmup_follows_the_length_unless_it_is_a_share_of_it(ro
         plan = make_plan(round_job(*LAW, f"reference.warmup={warmup}"))
         assert plan.schedule.reference_warmup.samples == samples
     plan = make_plan(round_job(*LAW, "reference.warmup={samples: 100}"))
-    assert plan.reasons["warmup_samples"].startswith("the reference's 100 samples x 8 by the horizon, from 0 of its")
+    reason = "800 samples: the reference's 100 samples x 8 by the horizon, from 0; "
+    assert plan.reasons["warmup_samples"].startswith(reason)
     alone = make_plan(round_job(ADAMW, "reference.total_samples=1250", "reference.warmup={samples: 100}"))
     assert alone.schedule.reference_warmup.samples == 100
 

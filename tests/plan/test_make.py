@@ -84,7 +84,7 @@ def test_scaling_down_needs_no_warmup(
     assert (plan.batch_ratio, plan.warmup_samples) == (batch_ratio, warmup_samples)
     assert plan.peak_lr == pytest.approx(peak_lr, rel=1e-15)
     assert plan.whole_step_lr_at(0) == plan.peak_lr
-    assert plan.reasons["warmup_samples"] == "auto: none, because the learning rate is not scaled up"
+    assert plan.reasons["warmup_samples"] == "none (auto), because the learning rate is not scaled up"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_the_reasons_speak_tokens() -> None:
     reasons = make_plan(job_of()).reasons
     assert reasons["batch_ratio"] == "256 -> 2,048 tokens, 8x"
     assert reasons["total_samples"] == "tokens: 819k, 2 epochs"
-    assert reasons["warmup_samples"] == "tokens: 41k, from base_lr"
+    assert reasons["warmup_samples"] == "41k tokens, from reference.lr"
     assert reasons["steps_per_epoch"] == "410k tokens in steps of 2,048"
     assert reasons["global_batch_size"] == (
         "fixed by scale.global_batch_size; 2 workers, each up to 512 tokens x 2 micro-steps"

@@ -59,12 +59,12 @@ Digits = Callable[..., Job]
         (
             "name: polynomial, power: 2, warmup: {epochs: 1}",
             {1000: 1.0, 5500: 0.25, 10000: 0.0},
-            "(1 - progress) to the power of 2, to 0 of the peak at the end",
+            "(1 - progress) to the power of 2, to 0 at the end",
         ),
         (
             "name: cosine, warmup: {epochs: 1}",
             {1000: 1.0, 5500: 0.5, 10000: 0.0},
-            "half a cosine from the end of the warmup to 0 of the peak at the end",
+            "half a cosine from the end of the warmup to 0 at the end",
         ),
         (
             "name: cosine_restarts, first: {epochs: 3}, growth: 2, final_fraction: 0.2, warmup: {epochs: 1}",
@@ -110,7 +110,7 @@ Digits = Callable[..., Job]
         (
             "name: wsd, tail_length: {fraction: 0.2}, warmup: {epochs: 1}",
             {1000: 1.0, 8000: 1.0, 9000: 0.5, 10000: 0.0},
-            "the peak, then a fall in the last 0.2 of the training to 0 of the peak at the end (linear)",
+            "the peak, then a fall in the last 0.2 of the training to 0 at the end (linear)",
         ),
         (
             "name: wsd, tail_length: {epochs: 4}, tail: 1-sqrt, final_fraction: 0.5, warmup: {epochs: 1}",
@@ -238,54 +238,64 @@ def test_shapes_of_the_warmup(round_job: Digits, shape: str, quarter: float, hal
 @pytest.mark.parametrize(
     ("overrides", "samples", "reason"),
     [
-        ([], 556, "auto: 5/90 of the training (Goyal et al. 2017), from base_lr"),
-        (["scale.rule=none"], 0, "auto: none, because the learning rate is not scaled up"),
-        (["scale.rule=adascale"], 0, "auto: none, because the learning rate is not scaled up"),  # the gain begins at 1
-        (["schedule.name=one_cycle"], 0, "auto: none, because one_cycle has its own climb"),
+        ([], 556, "556 samples: 5/90 of the training (auto; Goyal et al. 2017), from reference.lr"),
+        (["scale.rule=none"], 0, "none (auto), because the learning rate is not scaled up"),
+        (["scale.rule=adascale"], 0, "none (auto), because the learning rate is not scaled up"),  # the gain begins at 1
+        (["schedule.name=one_cycle"], 0, "none (auto), because one_cycle has its own climb"),
         (
             ["schedule={name: cyclical, climb: {epochs: 1}, low: 0}"],
             0,
-            "auto: none, because cyclical has its own climb",
+            "none (auto), because cyclical has its own climb",
         ),
         (
             ["schedule={name: one_cycle, warmup: {epochs: 2}}"],
             2000,
-            "epochs: 2, from 0.25 of the learning rate at which one_cycle starts",
+            "2,000 samples: 2 epochs, from 0.25 of the learning rate at which one_cycle starts",
         ),
-        (["schedule.warmup={epochs: 2}"], 2000, "epochs: 2, from base_lr"),
-        (["schedule.warmup={epochs: 2, start: 0.1}"], 2000, "epochs: 2, from 0.1 of the peak"),
+        (["schedule.warmup={epochs: 2}"], 2000, "2,000 samples: 2 epochs, from reference.lr"),
+        (["schedule.warmup={epochs: 2, start: 0.1}"], 2000, "2,000 samples: 2 epochs, from 0.1 of the peak"),
         (
             ["schedule.warmup={steps: 12, shape: cosine}"],
             1200,
-            "steps: 12 (steps of 100: 1,200 samples; of the reference: 300), from base_lr, cosine",
+            "1,200 samples: 12 steps of 100 (of the reference's 25: 300 samples), from reference.lr, cosine",
         ),
         (  # You et al. 2019: epochs times the ratio
             ["scale.rule=legw", "reference.warmup={epochs: 0.5}"],
             2000,
-            "the reference's 0.5 epochs x 4 by the rule, from 0 of its learning rate",
+            "2,000 samples: the reference's 0.5 epochs x 4 by the rule, from 0; none added",
         ),
         (  # steps of the reference, which are of 25 samples
             ["scale.rule=legw", "reference.warmup={steps: 12, start: 0.1, shape: cosine}"],
             1200,
-            "the reference's 12 steps x 4 by the rule, from 0.1 of its learning rate, cosine",
+            "1,200 samples: the reference's 12 steps of 25 samples x 4 by the rule, from 0.1 of the learning "
+            "rate, cosine; none added",
         ),
         (  # the reference's and what scaling adds
             ["reference.warmup={steps: 8}", "schedule.warmup={epochs: 1}"],
             1000,
-            "the reference's 8 steps, from 0 of its learning rate; epochs: 1, from base_lr",
+            "1,000 samples, the longer of two: the reference's 8 steps of 25 samples, from 0; "
+            "added: 1 epoch, from reference.lr",
         ),
         (
             ["reference.warmup={steps: 80}"],
             2000,
-            "the reference's 80 steps, from 0 of its learning rate; "
-            "auto: 5/90 of the training (Goyal et al. 2017), from base_lr",
+            "2,000 samples, the longer of two: the reference's 80 steps of 25 samples, from 0; "
+            "added: 5/90 of the training (auto; Goyal et al. 2017), from reference.lr",
         ),
+        (
+            ["reference.warmup={steps: 80}", "schedule.warmup={steps: 0}"],
+            2000,
+            "2,000 samples: the reference's 80 steps of 25 samples, from 0; "
+            "none added, as schedule.warmup = {steps: 0} says",
+        ),
+        (["schedule.warmup={epochs: 0}"], 0, "none, as schedule.warmup = {epochs: 0} says"),
+        (["schedule.warmup={samples: 1500}"], 1500, "1,500 samples, from reference.lr"),
         (
             ["schedule.warmup={steps: 8}", "reference.global_batch_size=100"],
             800,
             (
-                "steps: 8, no effect: it starts at base_lr, which is the peak (the reference's warmup is "
-                "reference.warmup)"
+                "800 samples: 8 steps of 100 samples, no effect: it starts at reference.lr, which is the peak (the "
+                "reference's warmup is reference.warmup)"
             ),
         ),
     ],

@@ -49,6 +49,16 @@ def test_the_learning_rate_is_drawn_below_the_numbers(digits: Digits, golden: Go
     golden("plan-curve.txt", rendered(plan_text(make_plan(digits()), with_curve=True)))
 
 
+def test_clipping_loaders_and_the_samples_that_are_used_are_shown(digits: Digits) -> None:
+    job = digits("train.clip_grad_norm=1.5", "train.data_workers=2", "train.last_batch=drop")
+    lines = [" ".join(line.split()) for line in rendered(plan_text(make_plan(job), job=job), width=200).splitlines()]
+    assert "clipping 1.5 train.clip_grad_norm: the largest norm of the gradient" in lines
+    assert "data workers 2 train.data_workers: processes per worker that load its data" in lines
+    used = "75 x 256 = 19,200 are used, 2,355 left out"
+    assert f"training 75 steps epochs: 15; 21,555 samples; {used}" in lines
+    assert "left out" not in rendered(plan_text(make_plan(digits()), job=digits()))
+
+
 def test_a_schedule_that_moves_momentum_has_two_curves(digits: Digits, golden: Golden) -> None:
     job = digits("schedule={name: one_cycle, low_momentum: 0.85, high_momentum: 0.95}", "reference.lr=3e-6")
     golden("plan-cycle.txt", rendered(plan_text(make_plan(job), with_curve=True)))

@@ -60,9 +60,9 @@ def _found(script: Script, family: Family) -> Iterator[tuple[ast.AST, list[str]]
     if family in ("recipe", "loop", "accelerate"):
         yield from _epochs(script)
         yield from _accumulation(script, family)
-    if family == "recipe":
         for statement in own_schedules(script):
             yield statement, [*own_schedule_texts(script, statement), "remove it: scaler writes the learning rate"]
+    if family == "recipe":
         for statement in freezes(script):
             yield statement, ["job.yaml: groups: [{match: PATTERN, freeze: true}], for the names of these parameters"]
 

@@ -29,7 +29,11 @@ def own_schedule(script: Script, code: ast.AST) -> OwnSchedule:
     """Return what the code of a schedule shows: a lambda, a function, or an expression."""
     cosines = [each for each in ast.walk(code) if isinstance(each, ast.Call) and _name(each.func) == "cos"]
     in_cosine = {id(part) for cosine in cosines for part in ast.walk(cosine)}
-    found = next(_ramps(code, in_cosine), None)
+    falls = [
+        each.right for each in ast.walk(code) if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Sub)
+    ]  # 1 - step / length is no warmup
+    in_fall = {id(part) for fall in falls for part in ast.walk(fall)}
+    found = next(_ramps(code, in_cosine | in_fall), None)
     length, start = None, "0"
     if found is not None:
         length = shown(script, found.denominator)
@@ -66,11 +70,11 @@ class _Ramp:
     is_one_more: bool  # (step + 1) / length
 
 
-def _ramps(code: ast.AST, in_cosine: set[int]) -> Iterator[_Ramp]:
+def _ramps(code: ast.AST, not_in: set[int]) -> Iterator[_Ramp]:
     """Yield the divisions that are a warmup.
 
     They are a division in ``min(1, step / length)``, one by a length to which the code compares the step, and one by
-    a name with "warm" in it; none of them in a cosine.
+    a name with "warm" in it; none of them in a cosine or after a minus.
     """
     compared = {
         ast.dump(_bare(side))
@@ -85,7 +89,7 @@ def _ramps(code: ast.AST, in_cosine: set[int]) -> Iterator[_Ramp]:
         for part in each.args
     }
     for each in ast.walk(code):
-        if not isinstance(each, ast.BinOp) or not isinstance(each.op, ast.Div) or id(each) in in_cosine:
+        if not isinstance(each, ast.BinOp) or not isinstance(each.op, ast.Div) or id(each) in not_in:
             continue
         above, below = _bare(each.left), _bare(each.right)
         is_warm = any("warm" in name.lower() for name in names_in(below))

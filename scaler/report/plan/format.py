@@ -215,6 +215,30 @@ def length_reason(plan: Plan, *parts: str) -> str:
     return "; ".join(filter(None, (plan.reasons["total_samples"], *parts, plan.reasons.get("total_steps"))))
 
 
+def used_text(plan: Plan) -> str:
+    """Return how many samples the steps use, if ``train.last_batch = drop`` leaves out some; else an empty text."""
+    if plan.last_batch != "drop" or len(plan.phases) > 1 or plan.is_measured or plan.stop_samples is not None:
+        return ""
+    used = plan.total_steps * plan.global_batch_size
+    left = plan.total_samples - used
+    if left <= 0:
+        return ""
+    number = plan.units.number
+    steps = f"{plan.total_steps:,} x {number(plan.global_batch_size)} = {number(used)}"
+    return f"{steps} are used, {number(left)} left out"
+
+
+def settings_rows(job: Job) -> list[tuple[str, str, str]]:
+    """Return rows about keys of ``train`` that change a training and have no number of the plan."""
+    clip, workers = job.train.clip_grad_norm, job.train.data_workers
+    rows = []
+    if clip is not None:
+        rows.append(("clipping", option(clip), "train.clip_grad_norm: the largest norm of the gradient"))
+    if workers:
+        rows.append(("data workers", number(workers), "train.data_workers: processes per worker that load its data"))
+    return rows
+
+
 def or_more(plan: Plan) -> str:
     """Return `` or more`` if the number of steps depends on measurements, else an empty text."""
     return " or more" if plan.is_measured else ""

@@ -31,8 +31,10 @@ from scaler.report.plan.format import (
     reactions,
     resizes,
     rewarmup,
+    settings_rows,
     steps_text,
     trains,
+    used_text,
     varying,
 )
 from scaler.report.plan.variants import Case, Refused, among, curve_places, labels
@@ -130,7 +132,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
         (
             "training",
             plural(plan.total_steps, "step") + or_more(plan),
-            length_reason(plan, amount(plan.units.at(plan.total_samples), plan.unit)),
+            length_reason(plan, amount(plan.units.at(plan.total_samples), plan.unit), used_text(plan)),
         ),
         ("epoch", plural(plan.steps_per_epoch, "step"), reasons["steps_per_epoch"]),
         ("optimizer", printable(_short(str(plan.optimizer["name"]))), printable(_optimizer(plan))),
@@ -146,6 +148,7 @@ def _numbers(plan: Plan, job: Job | None, estimate: PlanEstimate | None) -> Rend
     rows += [("reacts to", name, reason) for name, reason in reactions(plan)]
     if job is not None:
         climb = rewarmup(plan, job)
+        rows += settings_rows(job)
         rows += [("rewarmup", *climb)] if climb is not None else []
         often, which = kept(job)
         rows.append(("checkpoint", often, printable(which)))
