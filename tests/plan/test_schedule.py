@@ -267,8 +267,8 @@ def test_shapes_of_the_warmup(round_job: Digits, shape: str, quarter: float, hal
         (  # steps of the reference, which are of 25 samples
             ["scale.rule=legw", "reference.warmup={steps: 12, start: 0.1, shape: cosine}"],
             1200,
-            "1,200 samples: the reference's 12 steps of 25 samples x 4 by the rule, from 0.1 of the learning "
-            "rate, cosine; none added",
+            "1,200 samples: the reference's 12 steps of 25 samples x 4 by the rule, from 0.1 of the "
+            "learning rate, cosine; none added",
         ),
         (  # the reference's and what scaling adds
             ["reference.warmup={steps: 8}", "schedule.warmup={epochs: 1}"],
