@@ -209,6 +209,8 @@ USERS_FILES = {
     "job.yaml",
     "my-job/job.yaml",
     "my-job/recipe.py",
+    "forecaster/job.yaml",
+    "forecaster/recipe.py",
     "recommended.yaml",
     "train.yml",
 }  # examples of a user's files

@@ -81,7 +81,7 @@ def resume(
         return worked
     workers = workers_here(chosen, workers)
     folder = run_folder(run, storage=storage)
-    command = f"scaler resume {quote(typed_name(folder))} --job JOB --address {quote(chosen.shown)}"
+    command = f"scaler resume {quote(typed_name(folder))} --job JOB --address {quote(chosen.typed)}"
     if chosen.value != TORCHRUN:
         driver_address(address, instead=f"Give its job file, whose folder is sent: {command}")
     stored = read_stored(folder)

@@ -85,7 +85,7 @@ def _on_cluster(address: str | None, *, known: set[str]) -> list[_Row]:
             run_id=run.run_id,
             uri=run.folder_uri,
             state=run.state.value,
-            resume=continue_command(run, address=chosen.shown),
+            resume=continue_command(run, address=chosen.typed),
         )
         for run in remote_runs(chosen.value)
         if run.run_id not in known

@@ -36,10 +36,14 @@ class Address:
         return is_http(self.value)
 
     @property
+    def typed(self) -> str:
+        """The address without its password, as an option of a command."""
+        return mask_text(self.value or EMBEDDED)
+
+    @property
     def shown(self) -> str:
-        """The address without its password, with the variable that gave it."""
-        source = f" ({self.variable})" if self.variable else ""
-        return f"{mask_text(self.value or EMBEDDED)}{source}"
+        """The address without its password, with the variable that gave it, for a sentence."""
+        return f"{self.typed} ({self.variable})" if self.variable else self.typed
 
 
 def choose_address(given: str | None) -> Address:

@@ -77,6 +77,7 @@ def values_of(
         )
     has_volume = KINDS[kind].storage == "volume" and not is_uri
     storage = job.storage
+    local = Job.model_fields["storage"].default if is_uri else job.storage  # runs of this machine are not sent
     if "://" not in storage:
         storage = os.path.normpath(os.path.join(sources.folder, os.path.expanduser(storage)))
     name = kubernetes_name(job.name, longest=MAX_RAYJOB)
@@ -103,7 +104,7 @@ def values_of(
         "report": report,
         "run_id": place.run_id,
         "runs": RUNS,
-        "runs_below": [] if is_uri or job.storage.startswith(("/", "~", "..", "file:", "local:")) else [job.storage],
+        "runs_below": [local] if not local.startswith(("/", "~", "..", "file:", "local:")) else [],
         "secret": f"{name}-storage" if is_uri else None,
         "storage": storage,
         "volume": has_volume,

@@ -60,7 +60,9 @@ def test_the_commands_of_a_page_run(
     shutil.copytree(ROOT / "jobs/digits", tmp_path / "jobs/digits", ignore=shutil.ignore_patterns("runs"))
     for block in blocks(page):
         if block.mark.startswith("write "):
-            (tmp_path / block.mark.removeprefix("write ")).write_text(block.text)
+            file = tmp_path / block.mark.removeprefix("write ")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(block.text)
         elif block.mark.startswith("run") and block.language == "python":
             exec(compile(block.text, f"{page}:{block.line}", "exec"), {"__name__": "__main__"})
         elif block.mark.startswith("run"):

@@ -326,6 +326,7 @@ def test_a_decision_on_a_lost_group_waits_until_the_collector_has_its_end() -> N
             return self.ranks
 
     collector = ray.remote(SlowCollector).options(num_cpus=0, max_concurrency=2).remote()
+    assert ray.get(collector.noted.remote()) is None  # it has started: the policy waits 2 s for an answer
     config = FailureConfig(max_failures=3)
     policy = FailurePolicy(config, collector=collector, patience_s=1.0, hang_timeout_s=None)
     died = WorkerHealthCheckFailedError("gone", failure=ray.exceptions.RayActorError())

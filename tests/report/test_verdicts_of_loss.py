@@ -211,7 +211,7 @@ def test_an_evaluation_that_gets_worse_while_the_training_gets_better(sound: Rep
     )
 
 
-def test_a_run_that_overfits_is_not_told_to_train_for_longer(sound: Report) -> None:
+def test_the_advice_for_a_run_that_overfits_is_not_to_train_for_longer(sound: Report) -> None:
     """The loss of this training alone has the verdict ``lr_maybe_too_low``."""
     assert codes(found(sound, straight(0.15), events=evaluated(*OVERFIT))) == ["overfitting"]
 
