@@ -58,6 +58,7 @@ class Measurement:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=3, help="commands of each side (default 3)")
+    parser.add_argument("--processes", action="store_true", help="then one more of each, with a table of its processes")
     parser.add_argument("--write", type=Path, help="write the report here")
     arguments = parser.parse_args()
     sides = measure_in_turns(arguments.pairs, lambda side, _: measure(side)[0], sides=(*SIDES, BARE))

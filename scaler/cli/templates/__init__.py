@@ -83,7 +83,8 @@ def files_of(name: str, *, job_name: str | None = None) -> dict[str, str]:
     names = sorted(each.name for each in folder.iterdir() if each.name.endswith(SUFFIX))
     texts = {each.removesuffix(SUFFIX): (folder / each).read_text(encoding="utf-8") for each in names}
     if job_name is not None:
-        texts[JOB_FILE] = _NAME.sub(lambda line: f"name: {job_name:<{len(line[1])}}", texts[JOB_FILE], count=1)
+        named = _NAME.sub(lambda line: f"name: {job_name:<{len(line[1])}}", texts[JOB_FILE], count=1)
+        texts[JOB_FILE] = re.sub(" +$", "", named, flags=re.MULTILINE)  # where no comment follows the name
     return texts
 
 
