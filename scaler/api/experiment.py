@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from scaler.cluster.address import choose_address
+from scaler.cluster.address import Address, choose_address
 from scaler.errors import JobFileError, RunError, ScalerError
 from scaler.experiment.file import ExperimentFile, load_experiment
 from scaler.experiment.folder import About, ExperimentFolder, list_experiments
@@ -85,12 +85,7 @@ def run_experiment(
         if isinstance(experiment, Matrix)
         else plan_experiment(experiment, folder=folder, overrides=overrides, storage=storage)
     )
-    chosen = choose_address(address)
-    if chosen.value == "none" or (chosen.value is not None and chosen.is_http):
-        raise JobFileError(
-            f"an experiment does not run at {chosen.shown}.",
-            "Leave --address out, or give the host:port of a running cluster, on a node of it.",
-        )
+    chosen = experiment_address(address)
     is_search = matrix.experiment.search is not None
     watcher = watcher or Watcher()
     if is_search:
@@ -123,6 +118,21 @@ def run_experiment(
             _write_result(made, matrix)
         raise
     return _write_result(made, matrix)
+
+
+def experiment_address(address: str | None) -> Address:
+    """Return where an experiment runs, from the address that the user gave.
+
+    Raises:
+        JobFileError: experiments do not run there.
+    """
+    chosen = choose_address(address)
+    if chosen.value == "none" or (chosen.value is not None and chosen.is_http):
+        raise JobFileError(
+            f"an experiment does not run at {chosen.shown}.",
+            "Leave --address out, or give the host:port of a running cluster, on a node of it.",
+        )
+    return chosen
 
 
 def _write_result(folder: ExperimentFolder, matrix: Matrix) -> ExperimentReport:

@@ -94,7 +94,7 @@ def run_command(
     else:
         matrix = plan_experiment(file, overrides=overrides, storage=storage)
     if dry_run:
-        _show_dry_run(matrix, retry=retry, as_json=as_json)
+        _show_dry_run(matrix, address=address, retry=retry, as_json=as_json)
         return 0
     shown: ExperimentProgress | SearchProgress = ExperimentProgress(matrix, quiet=quiet)
     if matrix.experiment.search is not None:
@@ -205,13 +205,14 @@ def _print(report: "ExperimentReport", *, as_json: bool) -> None:
     show(experiment_text(report))
 
 
-def _show_dry_run(matrix: "Matrix", *, retry: bool, as_json: bool) -> None:
+def _show_dry_run(matrix: "Matrix", *, address: str | None, retry: bool, as_json: bool) -> None:
+    from scaler.api.experiment import experiment_address
     from scaler.experiment.dry_run import dry_run
     from scaler.experiment.search_dry_run import search_dry_run
     from scaler.report.experiment.dry_run_text import dry_run_text, search_dry_run_text
 
     if matrix.experiment.search is None:
-        found = dry_run(matrix, retry=retry)
+        found = dry_run(matrix, address=experiment_address(address).value, retry=retry)
         values, text = found.to_dict(), dry_run_text(found)
     else:
         searched = search_dry_run(matrix)

@@ -5,6 +5,7 @@ from math import floor
 from shlex import quote
 
 from scaler.cluster.capacity import local_cpus
+from scaler.cluster.running import require_reachable
 from scaler.core.intervals import Estimate
 from scaler.experiment.estimate import Knowledge, total
 from scaler.experiment.known_runs import work_text
@@ -24,17 +25,22 @@ BREAK = " \\\n    --set "  # in a command to paste
 Estimator = Callable[[Plan, Job], PlanEstimate | None]
 
 
-def dry_run(matrix: Matrix, *, retry: bool = False) -> DryRun:
+def dry_run(matrix: Matrix, *, address: str | None = None, retry: bool = False) -> DryRun:
     """Return what an experiment would run.
 
     Args:
         matrix: of the experiment.
+        address: of the cluster that it would run on, which must answer; whether it has room for the workers is not
+            known before they start. None: this machine.
         retry: whether cells that failed would run again.
 
     Raises:
         RunError: the storage cannot be read.
+        ClusterError: no cluster answers at the address, or it refuses this process.
     """
-    work = find_work(matrix, retry=retry)
+    if address is not None:
+        require_reachable(address)
+    work = find_work(matrix, address=address, retry=retry)
     to_run = {cell.number for cell in work.to_run}
     estimator = _estimator(matrix)
     cells = [
@@ -48,7 +54,9 @@ def dry_run(matrix: Matrix, *, retry: bool = False) -> DryRun:
         time_s=_sum([cell.time_s for cell in waiting]),
         cost=_sum([cell.cost for cell in waiting]),
         unknown=sorted({cell.world_size for cell in waiting if cell.time_s is None and cell.world_size is not None}),
-        remedies=_remedies(matrix, [cell for cell, row in zip(matrix.cells, work.rows, strict=True) if row.problem]),
+        remedies=_remedies(matrix, [cell for cell, row in zip(matrix.cells, work.rows, strict=True) if row.problem])
+        if address is None
+        else (),
     )
 
 

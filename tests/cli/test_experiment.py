@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -253,6 +254,26 @@ def test_a_dry_run_says_what_to_do_about_more_workers_than_cpus(
         "Their speed needs a machine or a cluster with a CPU for each worker: --address auto, on a node of a\n"
         "cluster.\n"
     ) in out
+
+
+def test_a_dry_run_for_a_cluster_asks_the_cluster_and_not_this_machine(
+    folder: Path, scaler_command: Scaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("scaler.experiment.dry_run.local_cpus", lambda: 2.0)
+    monkeypatch.setattr("scaler.cluster.capacity.local_cpus", lambda: 2.0)
+    run = ["experiment", "run", "job.yaml", "--weak", "1,8", "--dry-run", "--set", "scale.grad_accum_steps=1"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        code, out, err = scaler_command(*run, "--address", address)
+        assert (code, err) == (0, "")
+        assert "Cannot run" not in out
+    code, out, err = scaler_command(*run, "--address", address)
+    assert (code, out) == (3, "")
+    assert f"no Ray cluster at {address}" in err
+    code, out, err = scaler_command(*run, "--address", "none")
+    assert (code, out) == (2, "")
+    assert "an experiment does not run at none." in err
 
 
 @pytest.mark.parametrize(
