@@ -16,7 +16,7 @@ from scaler.cli.terminal import err, show
 from scaler.job import Job
 from scaler.job.changes import Change
 from scaler.plan import Plan
-from scaler.report.text.format import printable
+from scaler.report.text.format import number, printable
 from scaler.runs import RunFolder, RunState
 from scaler.runs.find import typed_name
 
@@ -82,7 +82,8 @@ class Follower:
             from scaler.report.plan.text import plan_text
 
             if changes and folder is not None:
-                err().print("\n".join([f"Changes of {folder.run_id}", *(f"  {change}" for change in changes), ""]))
+                texts = [*(f"  {change}" for change in changes), *_planned_changes(folder, plan)]
+                err().print("\n".join([f"Changes of {folder.run_id}", *texts, ""]))
             show(plan_text(plan, job=job), aside=True)
             if folder is None:
                 self._say_time(job, plan)
@@ -141,3 +142,12 @@ def print_report(report: "Report", folder: RunFolder, *, as_json: bool) -> None:
         show(report_text(report, with_failure=False))
     sys.stdout.flush()  # where both streams are one file, the report comes before the next line
     err().print(f"Report: {folder.path('report.html')}", soft_wrap=True)
+
+
+def _planned_changes(folder: RunFolder, plan: Plan) -> list[str]:
+    """Return what changes of a job change in its plan: the batch, and the peak learning rate."""
+    before = Plan.from_dict(folder.read_json("plan.json"))
+    sizes = [each.units.number(each.global_batch_size) for each in (before, plan)]
+    peaks = [number(each.peak_lr) for each in (before, plan)]
+    texts = {"global batch": sizes, "peak learning rate": peaks}
+    return [f"  so the {name}: {old} -> {new}" for name, (old, new) in texts.items() if old != new]

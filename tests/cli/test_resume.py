@@ -287,6 +287,7 @@ def test_changes_of_the_job_are_shown_saved_and_used(scaler_command: Scaler, job
         "  reference.lr: 0.05 -> 0.02\n"
         "  schedule.final_fraction: 0 -> 0.1\n"
         "  train.epochs: 3 -> 4\n"
+        "  so the peak learning rate: 0.05 -> 0.02\n"
         "\n"
         "Plan of going\n"
     )

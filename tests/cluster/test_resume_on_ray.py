@@ -96,7 +96,10 @@ def test_a_run_that_sigterm_stopped_resumes_with_another_number_of_workers(tmp_p
 
     done = resume(tmp_path, "--workers", "1")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith(f"Changes of {folder.run_id}\n  scale.num_workers: 2 -> 1\n\nPlan of troubled\n")
+    assert done.stderr.startswith(
+        f"Changes of {folder.run_id}\n  scale.num_workers: 2 -> 1\n"
+        "  so the global batch: 10 -> 5\n  so the peak learning rate: 0.01 -> 0.005\n\nPlan of troubled\n"
+    )
     assert f"\nRun {folder.run_id}: resuming at {reached:,} of 5,000 samples\n" in done.stderr
     assert left_behind(tmp_path.name) == []
     report = json.loads(folder.read("report.json"))
