@@ -30,7 +30,7 @@ def dry_run(matrix: Matrix, *, address: str | None = None, retry: bool = False) 
 
     Args:
         matrix: of the experiment.
-        address: of the cluster that it would run on, which must answer; whether it has room for the workers is not
+        address: of the cluster that it would run on, which must answer; whether the workers fit on it is not
             known before they start. None: this machine.
         retry: whether cells that failed would run again.
 
