@@ -221,7 +221,8 @@ def test_a_tilde_that_the_shell_does_not_replace_is_the_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert scaler_command("init", "~/mine").code == 0
-    assert scaler_command("plan", "~/mine", "--html=~/plan.html") == (0, "", "")
+    written = f"Written: {tmp_path / 'plan.html'}\n"
+    assert scaler_command("plan", "~/mine", "--html=~/plan.html") == (0, "", written)
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "plan.html"}
     assert scaler_command("list", "--storage=~/runs") == (0, "", f"There are no runs in ~/runs.\n  {NO_RUNS}\n")
     assert scaler_command("plan", "~nosuchuser/job.yaml") == (
