@@ -43,7 +43,7 @@ def resizes(nodes: Nodes, storage: Path) -> Any:
         (runs_with(3), lambda: nodes.kill()),
         (runs_with(2), lambda: None),
     ]
-    return run(nodes, storage, ["train.epochs=8", "scale.num_workers={min: 1, max: 3}"], steps)
+    return run(nodes, storage, ["train.epochs=16", "scale.num_workers={min: 1, max: 3}"], steps)
 
 
 def preemption(nodes: Nodes, storage: Path) -> Any:

@@ -82,7 +82,7 @@ def test_nodes_join_and_die_and_every_sample_counts_once(happened: dict[str, dic
     ended = [event["cause"] for event in found["events"] if event["kind"] == "group_ended"]
     assert ended == [*["yielded"] * len(asked), "lost"]
     assert found["every_sample_once"]
-    assert found["samples"] == found["totals"]["samples_seen"] == 8000
+    assert found["samples"] == found["totals"]["samples_seen"] == 16_000
     assert found["lr_audit"]["max_abs_error"] == 0
 
 
