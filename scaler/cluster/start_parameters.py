@@ -1,13 +1,13 @@
 """Change how Ray starts a cluster from this process, where ``ray.init`` has no parameter for it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 
-@contextmanager
-def start_parameters(**values: Any) -> Iterator[None]:
+def start_parameters(**values: Any) -> AbstractContextManager[None]:
     """Give values to parameters of a Ray cluster that is started in a ``with`` block.
 
     Args:
@@ -15,25 +15,26 @@ def start_parameters(**values: Any) -> Iterator[None]:
     """
     from scaler.cluster.ray_start_internals import parameter
 
-    before = vars(parameter)["RayParams"]
-    try:
-        vars(parameter)["RayParams"] = partial(before, **values)
-        yield
-    finally:
-        vars(parameter)["RayParams"] = before
+    return _replaced(parameter, "RayParams", partial(vars(parameter)["RayParams"], **values))
 
 
-@contextmanager
-def no_dashboard_process() -> Iterator[None]:
+def no_dashboard_process() -> AbstractContextManager[None]:
     """Start a Ray cluster in a ``with`` block without its dashboard's process, for which Ray waits more than a second.
 
     ``ray.init(include_dashboard=False)`` still starts it, for usage statistics alone.
     """
     from scaler.cluster.ray_start_internals import services
 
-    before = vars(services)["start_api_server"]
+    address_and_process = ("", None)
+    return _replaced(services, "start_api_server", lambda *arguments, **named: address_and_process)
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
+    """Replace a name of a module for the length of a ``with`` block."""
+    before = vars(module)[name]
     try:
-        vars(services)["start_api_server"] = lambda *arguments, **named: ("", None)  # its address, and its process
+        vars(module)[name] = value
         yield
     finally:
-        vars(services)["start_api_server"] = before
+        vars(module)[name] = before

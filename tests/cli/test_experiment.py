@@ -229,12 +229,17 @@ def test_an_interrupted_experiment_continues_where_it_stopped(folder: Path) -> N
     assert len(list_runs(str(folder / "slow"))) == 4
 
 
+@pytest.fixture
+def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("scaler.experiment.dry_run", "scaler.cluster.capacity"):
+        monkeypatch.setattr(f"{module}.local_cpus", lambda: 2.0)
+
+
+@pytest.mark.usefixtures("two_cpus")
 def test_a_dry_run_says_what_to_do_about_more_workers_than_cpus(
     folder: Path, scaler_command: Scaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("scaler.experiment.dry_run.local_cpus", lambda: 2.0)
-    monkeypatch.setattr("scaler.cluster.capacity.local_cpus", lambda: 2.0)
     options = ["--set", "resources.cpus_per_worker=1", "--set", "scale.grad_accum_steps=1", "--seeds", "3"]
     options += ["--metric", "accuracy", "--margin", "0.05"]
     code, out, err = scaler_command("experiment", "run", "job.yaml", "--weak", "1,8", "--dry-run", *options)
@@ -256,12 +261,11 @@ def test_a_dry_run_says_what_to_do_about_more_workers_than_cpus(
     ) in out
 
 
+@pytest.mark.usefixtures("two_cpus")
 def test_a_dry_run_for_a_cluster_asks_the_cluster_and_not_this_machine(
     folder: Path, scaler_command: Scaler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("scaler.experiment.dry_run.local_cpus", lambda: 2.0)
-    monkeypatch.setattr("scaler.cluster.capacity.local_cpus", lambda: 2.0)
     run = ["experiment", "run", "job.yaml", "--weak", "1,8", "--dry-run", "--set", "scale.grad_accum_steps=1"]
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"

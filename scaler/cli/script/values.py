@@ -21,7 +21,7 @@ def names_in(node: ast.AST) -> set[str]:
 
 
 def assigned(script: Script, node: ast.expr | None) -> ast.expr | None:
-    """Return what a name is set to, if the script sets it once; another expression as it is."""
+    """Return what a name is set to, if the script sets it once; any other expression is returned unchanged."""
     if not isinstance(node, ast.Name):
         return node
     values = [
